@@ -1,0 +1,105 @@
+"""The metric table as prometheus_client instruments, and the small server that shows them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+
+from contract.errors import ConfigError
+from contract.metrics import METRICS, Metric, Source, metric
+
+Health = Callable[[], tuple[bool, str]]
+
+
+class Instruments:
+    """One instrument per table row of a program, on a registry of its own.
+
+    `instruments["requests_total"]` is the prometheus_client object of that row.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.registry = CollectorRegistry()
+        self._by_name = {
+            row.name: _instrument(row, self.registry) for row in METRICS if row.source == source
+        }
+
+    def __getitem__(self, short_name: str) -> Any:
+        return self._by_name[metric(short_name).name]
+
+
+def _instrument(row: Metric, registry: CollectorRegistry) -> Counter | Gauge | Histogram:
+    if row.kind == "histogram":
+        return Histogram(row.name, row.help, row.labels, registry=registry, buckets=row.buckets)
+    kind = Counter if row.kind == "counter" else Gauge
+    return kind(row.name, row.help, row.labels, registry=registry)
+
+
+class MetricsServer:
+    """Serves `/metrics`, `/-/healthy` and `/-/ready` from a daemon thread; counts scrapes.
+
+    Port 0 takes a free one; `port` then says which. A busy port raises ConfigError.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        address: str,
+        port: int,
+        *,
+        healthy: Health = lambda: (True, "ok"),
+        ready: Health = lambda: (True, "ok"),
+        flag: str = "--metrics-port",
+    ) -> None:
+        self.scrapes = 0
+        self._registry = registry
+        self._answers = {"/-/healthy": healthy, "/-/ready": ready}
+        try:
+            self._server = ThreadingHTTPServer((address, port), _handler(self))
+        except (OSError, OverflowError) as error:
+            raise ConfigError(
+                f"{flag}: cannot listen on {address}:{port} ({getattr(error, 'strerror', error)}); "
+                "give another port, or 0 for any free one"
+            ) from error
+        self._server.daemon_threads = True
+        self.port = int(self._server.server_address[1])
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop listening and wait for the serving thread."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def answer(self, path: str, accept: str) -> tuple[int, str, bytes]:
+        """Status, content type and body for one GET."""
+        if path == "/metrics":
+            self.scrapes += 1
+            encode, content_type = choose_encoder(accept)
+            return 200, content_type, encode(self._registry)
+        if path in self._answers:
+            good, text = self._answers[path]()
+            return (200 if good else 503), "text/plain; charset=utf-8", f"{text}\n".encode()
+        return 404, "text/plain; charset=utf-8", b"try /metrics, /-/healthy or /-/ready\n"
+
+
+def _handler(server: MetricsServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            accept = self.headers.get("Accept", "")
+            status, content_type, body = server.answer(self.path.split("?")[0], accept)
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            del format, args
+
+    return Handler

@@ -1,0 +1,246 @@
+"""The shapes that travel between the programs: one request, one stage, one run.
+
+A record is one flat JSON object on one line of `requests.jsonl`. Instants are seconds since
+the run's epoch (a monotonic clock; the manifest holds `epoch_unix`). Missing is None, never
+0 or -1. Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, Self
+
+# History of the schema. Every version stays readable; tests/golden/runs holds a run of each.
+#   1  2026-11-20  first version
+SCHEMA_VERSION = 1
+
+OUTCOMES = (
+    "ok",  # complete: a finish reason was seen
+    "truncated",  # the body is complete but names no finish reason
+    "bad_stream",  # the body broke off, or is not the protocol
+    "server_error",  # an error event, or HTTP 5xx without an invitation to retry
+    "rejected",  # HTTP 4xx, 429, or 503 with Retry-After
+    "unreachable",  # no connection, no name, no TLS
+    "timed_out",
+    "cancelled",  # by us: the drain ended or the user interrupted
+    "oom",
+)
+PHASES = ("warmup", "measured", "drain")
+
+Phase = Literal["warmup", "measured", "drain"]
+CountSource = Literal["server", "tokenizer"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What the backend itself reported about one request; travels beside, never instead.
+
+    Durations in seconds, memory in bytes; a fact the backend does not report is None.
+    """
+
+    load: float | None = None
+    queue: float | None = None
+    prefill: float | None = None
+    decode: float | None = None
+    cached_prompt_tokens: int | None = None
+    peak_memory_bytes: int | None = None
+    cuda_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """One request from the instant it was due to the instant its outcome was known.
+
+    due <= sent <= first_token <= last_token <= ended, where present. Latency is
+    `last_token - due`; the generator's own lag is `sent - due`.
+    """
+
+    run: str
+    stage: int
+    agent: int
+    seq: int
+    agents: int
+    phase: Phase
+    outcome: str
+    due: float
+    ended: float
+    sent: float | None = None
+    first_token: float | None = None
+    last_token: float | None = None
+    prompt_tokens: int | None = None
+    prompt_source: CountSource | None = None
+    output_tokens: int | None = None
+    output_source: CountSource | None = None
+    chunks: int = 0
+    # Microseconds between consecutive content chunks, rounded: `chunks - 1` of them.
+    gaps_us: list[int] = field(default_factory=list)
+    finish_reason: str | None = None
+    status: int | None = None
+    error: str | None = None
+    server: ServerFacts | None = None
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds from `due` to the last token."""
+        return None if self.last_token is None else self.last_token - self.due
+
+    @property
+    def ttft(self) -> float | None:
+        """Time to first token: seconds from `due` to the first chunk with content."""
+        return None if self.first_token is None else self.first_token - self.due
+
+    @property
+    def send_lag(self) -> float | None:
+        """Seconds by which the generator itself was late."""
+        return None if self.sent is None else self.sent - self.due
+
+    @property
+    def tpot(self) -> float | None:
+        """Time per output token: (last_token - first_token) / (output_tokens - 1)."""
+        first, last, tokens = self.first_token, self.last_token, self.output_tokens or 0
+        if first is None or last is None or tokens < 2:
+            return None
+        return (last - first) / (tokens - 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as a plain dict without its absent fields."""
+        return _compact(asdict(self))
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> Self:
+        """Build from a dict; unknown keys are ignored so that a newer minor writer still reads."""
+        values = _known(cls, line)
+        if isinstance(values.get("server"), Mapping):
+            values["server"] = ServerFacts(**_known(ServerFacts, values["server"]))
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class StageKey:
+    """One cell of a run: what distinguishes its load from that of every other stage."""
+
+    backend: str
+    model: str
+    agents: int
+    prompt_tokens: int
+    output_tokens: int
+    batch_size: int = 1
+    repeat: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One honest doubt about a stage: what was seen against the limit it was held to.
+
+    `checked` is False when the data cannot answer (then `ok` says nothing).
+    """
+
+    name: str
+    ok: bool
+    seen: float | None
+    limit: float | None
+    unit: str
+    says: str
+    checked: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One finished stage: one line of `stages.jsonl`, appended when its drain is over.
+
+    [start, end) is the measured window in seconds since the epoch, and counts what completed
+    inside it; `began` is when its agents started, `drained` when the last request ended.
+    `steady_start` is where MSER-5 says the initial transient is over.
+    """
+
+    run: str
+    stage: int
+    key: StageKey
+    began: float
+    start: float
+    end: float
+    drained: float
+    start_unix: float
+    end_unix: float
+    steady_start: float
+    outcomes: dict[str, int]  # measured phase only
+    sent: int  # requests of all phases
+    verdicts: list[Verdict]
+    complete: bool = True  # False: cut short by an interrupt or by a target that went away
+
+    @property
+    def good(self) -> bool:
+        """True when no check that could be made failed."""
+        return self.complete and all(v.ok for v in self.verdicts if v.checked)
+
+    def to_json(self) -> dict[str, Any]:
+        """The stage as a plain dict."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> Self:
+        """Build from a dict; unknown keys are ignored."""
+        values = _known(cls, line)
+        values["key"] = StageKey(**_known(StageKey, values["key"]))
+        values["verdicts"] = [Verdict(**_known(Verdict, v)) for v in values["verdicts"]]
+        return cls(**values)
+
+
+RunStatus = Literal["running", "complete", "partial", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a run is: written first, replaced atomically as its status changes.
+
+    `planned` lists every stage in order, so that a run cut short can name what is missing.
+    `pid` and `pid_started` (seconds, wall clock) tell a live writer from a dead one.
+    """
+
+    schema: int
+    run: str
+    status: RunStatus
+    epoch_unix: float
+    config: dict[str, Any]
+    config_sha256: str
+    planned: list[StageKey]
+    model: dict[str, Any]  # name, quantization, parameters, weight bytes, context length
+    server: dict[str, Any]  # backend, address, version
+    host: dict[str, Any]  # name, system, cpu, cores, memory_bytes
+    gpus: list[dict[str, Any]]
+    versions: dict[str, str]
+    pid: int
+    pid_started: float
+    ended_unix: float | None = None
+    note: str | None = None
+
+    @property
+    def hardware(self) -> str:
+        """The name fits are keyed by: the GPU where there is one, else the processor."""
+        if self.gpus:
+            return " + ".join(str(gpu["name"]) for gpu in self.gpus)
+        return str(self.host.get("cpu") or "unknown")
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as a plain dict."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Build from a dict; unknown keys are ignored."""
+        values = _known(cls, document)
+        values["planned"] = [StageKey(**_known(StageKey, k)) for k in values["planned"]]
+        return cls(**values)
+
+
+def _known(kind: Any, line: Mapping[str, Any]) -> dict[str, Any]:
+    names = {f.name for f in fields(kind)}
+    return {name: value for name, value in line.items() if name in names}
+
+
+def _compact(line: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in line.items() if value is not None and value != []}
+    if isinstance(kept.get("server"), dict):
+        kept["server"] = {n: v for n, v in kept["server"].items() if v is not None}
+    return kept
