@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from contract.records import CountSource, Phase, RequestRecord, ServerFacts
 
@@ -70,9 +71,7 @@ def record(watch: Stopwatch, facts: Facts, ids: Ids, phase: Phase, ended: float)
     """The record of one exchange; latencies exist only where content arrived."""
     marks = watch.marks
     instants = marks if facts.content is None else [marks[i] for i in facts.content]
-    gaps = [
-        round((after - before) * 1e6) for before, after in zip(instants, instants[1:], strict=False)
-    ]
+    gaps = [round((after - before) * 1e6) for before, after in pairwise(instants)]
     return RequestRecord(
         run=ids.run,
         stage=ids.stage,

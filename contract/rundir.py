@@ -1,0 +1,239 @@
+"""One run directory: the truth of a run, written as it happens and read back whole.
+
+    runs/<run>/manifest.json    what the run is; replaced atomically as its status changes
+    runs/<run>/requests.jsonl   one line per request, unbuffered, as the request ends
+    runs/<run>/stages.jsonl     one line per finished stage
+    runs/<run>/summary.json     on closing
+    runs/latest                 a link to the newest run
+
+Runs are never overwritten. A line cut off by a crash is dropped with one warning.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from contract.errors import ConfigError, DataError, nearest
+from contract.records import (
+    SCHEMA_VERSION,
+    Manifest,
+    RequestRecord,
+    RunStatus,
+    Stage,
+    StageKey,
+)
+
+MANIFEST, REQUESTS, STAGES, SUMMARY = (
+    "manifest.json",
+    "requests.jsonl",
+    "stages.jsonl",
+    "summary.json",
+)
+
+
+class RunWriter:
+    """Creates `<root>/<run>` and appends to it. DataError when the disk takes no more."""
+
+    def __init__(self, root: Path, manifest: Manifest) -> None:
+        self.path = root / manifest.run
+        self.manifest = manifest
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir()
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            self._requests = os.open(self.path / REQUESTS, flags, 0o644)
+            self._stages = os.open(self.path / STAGES, flags, 0o644)
+        except OSError as error:
+            raise ConfigError(
+                f"--output-dir: cannot create a run in '{root}' ({error.strerror}); "
+                "give a folder that can be written"
+            ) from error
+        self._replace_manifest()
+        _point_latest(root, manifest.run)
+
+    def append_request(self, record: RequestRecord) -> None:
+        """One record, one unbuffered line."""
+        _append_line(self._requests, record.to_json(), self.path / REQUESTS)
+
+    def append_stage(self, stage: Stage) -> None:
+        """One finished stage, one line."""
+        _append_line(self._stages, stage.to_json(), self.path / STAGES)
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Replace `summary.json`."""
+        replace_json(self.path / SUMMARY, summary)
+
+    def close(self, status: RunStatus, ended_unix: float, note: str | None = None) -> None:
+        """Close the files and state how the run ended. A full disk leaves it `running`, which
+        reads as partial once this process is gone."""
+        for descriptor in (self._requests, self._stages):
+            os.close(descriptor)
+        self.manifest = replace(self.manifest, status=status, ended_unix=ended_unix, note=note)
+        self._replace_manifest()
+
+    def _replace_manifest(self) -> None:
+        replace_json(self.path / MANIFEST, self.manifest.to_json())
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run read back: `stages` holds the finished ones, `missing` the planned ones that are not.
+
+    `warnings` are one line each, for the user.
+    """
+
+    path: Path
+    manifest: Manifest
+    status: RunStatus
+    stages: list[Stage]
+    missing: list[StageKey]
+    warnings: list[str]
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Read everything but the records; DataError names file, found and expected."""
+        manifest = _read_manifest(path)
+        stages, cut = _read_stages(path)
+        finished = {stage.key for stage in stages}
+        status = manifest.status
+        if status == "running" and not _alive(manifest):
+            status = "partial"
+        warnings = [f"{path / STAGES}: dropped an unfinished last line"] if cut else []
+        return cls(
+            path=path,
+            manifest=manifest,
+            status=status,
+            stages=stages,
+            missing=[key for key in manifest.planned if key not in finished],
+            warnings=warnings,
+        )
+
+    def records(self) -> Iterator[RequestRecord]:
+        """The records in the order they ended; an unfinished last line is dropped and said so
+        in `warnings` once the iteration is over."""
+        for line, number, finished in _lines(self.path / REQUESTS):
+            try:
+                yield RequestRecord.from_json(_object(line))
+            except (ValueError, TypeError) as error:
+                if not finished:
+                    self.warnings.append(
+                        f"{self.path / REQUESTS}: dropped an unfinished last line ({number})"
+                    )
+                    return
+                raise DataError(
+                    f"{self.path / REQUESTS}: line {number} is not a request record ({error})"
+                ) from error
+
+
+def find_run(root: Path, name: str) -> Path:
+    """The folder of a run: a path, a name under `root`, or `latest`; DataError when absent."""
+    for candidate in (Path(name), root / name):
+        if (candidate / MANIFEST).is_file():
+            return candidate.resolve()
+    known = [entry.name for entry in root.iterdir()] if root.is_dir() else []
+    raise DataError(
+        f"run '{name}' not found: no {MANIFEST} in '{name}' or '{root / name}'"
+        f"{nearest(name, known)}"
+    )
+
+
+def replace_json(path: Path, document: dict[str, Any]) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of one."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            json.dump(document, file, indent=1, allow_nan=False)
+            file.write("\n")
+        beside.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _append_line(descriptor: int, document: dict[str, Any], path: Path) -> None:
+    line = json.dumps(document, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    try:
+        written = os.write(descriptor, line)
+        while written < len(line):
+            written += os.write(descriptor, line[written:])
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror}); earlier lines stay readable"
+        ) from error
+
+
+def _point_latest(root: Path, run: str) -> None:
+    beside = root / f".latest.{os.getpid()}"
+    with suppress(OSError):  # a convenience: a file system without links must not stop a run
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(run, target_is_directory=True)
+        beside.replace(root / "latest")
+
+
+def _read_manifest(path: Path) -> Manifest:
+    file = path / MANIFEST
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: not a run directory, {MANIFEST} is missing") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: not readable as JSON ({error})") from error
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if not isinstance(schema, int) or not 1 <= schema <= SCHEMA_VERSION:
+        raise DataError(
+            f"{file}: found schema {schema!r}, this version reads 1 to {SCHEMA_VERSION}"
+        )
+    try:
+        return Manifest.from_json(document)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{file}: not a manifest of schema {schema} ({error})") from error
+
+
+def _read_stages(path: Path) -> tuple[list[Stage], bool]:
+    stages: list[Stage] = []
+    for line, number, finished in _lines(path / STAGES):
+        try:
+            stages.append(Stage.from_json(_object(line)))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if not finished:
+                return stages, True
+            raise DataError(f"{path / STAGES}: line {number} is not a stage ({error})") from error
+    return stages, False
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    document = json.loads(line)
+    if not isinstance(document, dict):
+        raise ValueError(f"an object is wanted, found {type(document).__name__}")
+    return document
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, int, bool]]:
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                yield line, number, line.endswith(b"\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _alive(manifest: Manifest) -> bool:
+    """Whether the writer still runs on this host: same pid and same start instant."""
+    import platform
+
+    if manifest.host.get("name") != platform.node():
+        return False
+    import psutil
+
+    try:
+        started = psutil.Process(manifest.pid).create_time()
+    except psutil.Error:
+        return False
+    return abs(started - manifest.pid_started) < 2.0
