@@ -1,0 +1,215 @@
+"""A whole run: preflight, stages one after the other, files and series, a tidy end.
+
+Whatever happens, what was measured stays: an interrupt, a target that went away and a full
+disk end the run early as `partial`, with every finished line readable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+import zlib
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from contract.errors import DataError, TargetError
+from contract.exporter import Instruments, MetricsServer
+from contract.records import Manifest, RequestRecord, RunStatus
+from contract.rundir import RunWriter
+from loadgen.backends.base import Backend, Target
+from loadgen.config import RunConfig
+from loadgen.engine import StagePlan, StageRun
+from loadgen.facts import manifest_of
+from loadgen.observe import Observer
+from loadgen.prompts import PromptSource
+from loadgen.stages import plans, stage_of
+from loadgen.summary import run_summary, stage_summary
+
+SAMPLING = 0.2  # seconds between readings of in-flight and loop lag for the view
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a watcher may want to know; the console redraws from it."""
+
+    stage: StageRun | None = None
+    number: int = 0
+    stages: int = 0
+
+
+@dataclass(slots=True)
+class Conduct:
+    """One run from preflight to summary. `said` receives one line of progress at a time."""
+
+    config: RunConfig
+    backend: Backend
+    said: Callable[[str], None] = lambda _line: None
+    progress: Progress = field(default_factory=Progress)
+    summaries: list[dict[str, Any]] = field(default_factory=list)
+    interrupted: int | None = None  # the signal that ended the run early
+    path: Path | None = None
+    _writer: RunWriter = field(init=False)
+    _observer: Observer = field(init=False)
+    _server: MetricsServer = field(init=False)
+    _epoch: float = field(init=False, default=0.0)
+
+    async def run(self) -> Path:
+        """Drive every stage; returns the run directory. Raises what ended the run early, after
+        the directory was closed."""
+        instruments = Instruments("loadgen")
+        port = self.config.metrics_port
+        self._server = MetricsServer(instruments.registry, self.config.metrics_address, port)
+        try:
+            target = await self.backend.open()
+            self._begin(target, instruments)
+            await self._stages(target)
+        finally:
+            await self.backend.close()
+            self._server.close()
+        assert self.path is not None
+        return self.path
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest as it stands; there is one once the preflight is over."""
+        return self._writer.manifest
+
+    def clock(self) -> float:
+        """Seconds since the run's epoch, monotonic."""
+        return time.monotonic() - self._epoch
+
+    def _begin(self, target: Target, instruments: Instruments) -> None:
+        self._epoch = time.monotonic()
+        manifest = manifest_of(self.config, self.backend.name, target, time.time())
+        self._writer = RunWriter(Path(self.config.output_dir), manifest)
+        self._observer = Observer(instruments, manifest)
+        self.path = self._writer.path
+        self.progress.stages = len(manifest.planned)
+        self.said(
+            f"run {manifest.run}: {target.model} on {self.backend.name}, "
+            f"{len(manifest.planned)} stages, /metrics on port {self._server.port}"
+        )
+
+    async def _stages(self, target: Target) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._interrupt, number)
+        watcher = asyncio.create_task(self._watch())
+        status: RunStatus = "partial"
+        note = "the process ended early"
+        try:
+            prompts = self._prompts()
+            for plan in plans(self.config, self.backend.name, target.model):
+                await self._stage(plan, prompts)
+                if self.interrupted is not None:
+                    note = f"interrupted by {signal.Signals(self.interrupted).name}"
+                    break
+            else:
+                status, note = "complete", ""
+        except (TargetError, DataError) as error:
+            note = str(error)
+            if not any(summary["outcomes"].get("ok") for summary in self.summaries):
+                status = "failed"
+            raise
+        finally:
+            watcher.cancel()
+            self._end(status, note)
+            if self.interrupted is None:
+                await self._linger()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    def _prompts(self) -> PromptSource:
+        return PromptSource(
+            seed=self.config.seed,
+            input_tokens=self.config.isl,
+            output_tokens=self.config.osl,
+            salt=zlib.crc32(self.manifest.run.encode()),
+            tokenizer=self.backend.tokenizer(),
+        )
+
+    async def _stage(self, plan: StagePlan, prompts: PromptSource) -> None:
+        stage = StageRun(
+            run=self.manifest.run,
+            plan=plan,
+            backend=self.backend,
+            prompts=prompts,
+            clock=self.clock,
+            emit=self._emit,
+            opened=lambda start: self._observer.opened(plan.number, plan.key, start),
+        )
+        self.progress.stage, self.progress.number = stage, plan.number
+        self.said(f"stage {plan.number} of {self.progress.stages}: agents {plan.key.agents}")
+        driving = asyncio.create_task(stage.drive())
+        try:
+            await driving
+        except asyncio.CancelledError:
+            if self.interrupted is None:
+                raise
+        finally:
+            self.progress.stage = None
+        done = stage_of(stage, self.manifest.epoch_unix)
+        self._writer.append_stage(done)
+        self._observer.closed(done)
+        self.summaries.append(stage_summary(done, stage.tally))
+        if stage.tally.ok == 0 and self.interrupted is None:
+            raise TargetError(_no_success(stage))
+
+    def _emit(self, record: RequestRecord) -> None:
+        self._writer.append_request(record)
+        self._observer.record(record)
+
+    def _interrupt(self, number: int) -> None:
+        """First signal: close the window and drain. Second: abort what is in flight."""
+        stage = self.progress.stage
+        if self.interrupted is None:
+            self.interrupted = number
+            self.said("stopping: draining what is in flight, again to abort it")
+            if stage is not None:
+                stage.stop()
+        elif stage is not None:
+            stage.abort()
+
+    async def _watch(self) -> None:
+        """Feed the view what no record carries: load now, loop lag."""
+        while True:
+            due = time.monotonic() + SAMPLING
+            await asyncio.sleep(SAMPLING)
+            self._observer.loop_lag(max(0.0, time.monotonic() - due))
+            stage = self.progress.stage
+            self._observer.load(
+                stage.plan.key.agents if stage else 0, stage.in_flight if stage else 0
+            )
+
+    def _end(self, status: RunStatus, note: str) -> None:
+        self._observer.load(0, 0)
+        failing = status != "complete" and self.interrupted is None
+        # On a disk that is full these raise too: the first cause is already on its way.
+        with suppress(DataError) if failing else nullcontext():
+            self._writer.write_summary(
+                {**run_summary(self.manifest, self.summaries), "status": status}
+            )
+            self._writer.close(status, time.time(), note or None)
+
+    async def _linger(self) -> None:
+        """Stay until two scrapes saw the last record, if anybody scrapes at all."""
+        seen = self._server.scrapes
+        give_up = time.monotonic() + self.config.metrics_linger
+        if seen == 0:
+            return
+        # Scrapes are counted on another thread, hence no event to wait for.
+        while self._server.scrapes < seen + 2 and time.monotonic() < give_up:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+def _no_success(stage: StageRun) -> str:
+    reasons = stage.tally.reasons.most_common(1)
+    why = f", most often {reasons[0][0]} ({reasons[0][1]} times)" if reasons else ""
+    return (
+        f"no request succeeded in stage {stage.plan.number} (agents {stage.plan.key.agents})"
+        f": {stage.tally.sent} sent{why}; see requests.jsonl of the run"
+    )

@@ -1,0 +1,102 @@
+"""What a run is asked to do: YAML and flags merged once into one strict, frozen model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from contract.config import StrictModel
+from contract.errors import ConfigError
+from loadgen.prompts import LEAST_TOKENS
+from loadgen.ranges import parse_levels
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+
+
+class HfSettings(StrictModel):
+    """The in-process Hugging Face model."""
+
+    kind: Literal["hf"] = "hf"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+
+
+class ServerSettings(StrictModel):
+    """A server that speaks the OpenAI protocol; `vllm` adds what only vLLM has."""
+
+    kind: Literal["openai", "vllm"]
+    base_url: str | None = None
+    endpoint: Literal["completions", "chat"] = "completions"
+
+
+Settings = Annotated[HfSettings | ServerSettings, Field(discriminator="kind")]
+
+# Per backend kind: stage seconds, input tokens, output tokens when nothing was asked.
+CUSTOMARY = {"hf": (5.0, 64, 32), "openai": (30.0, 256, 128), "vllm": (30.0, 256, 128)}
+
+
+class RunConfig(StrictModel):
+    """One run: every level of `agents` is a stage, `repeats` times over."""
+
+    backend: Settings = HfSettings()
+    model: str | None = None
+    agents: tuple[int, ...] = (1, 2, 4, 8)
+    isl: Annotated[int, Field(ge=LEAST_TOKENS, le=10_000_000)]
+    osl: Annotated[int, Field(ge=1, le=10_000_000)]
+    duration: Seconds | None = None
+    request_count: Count | None = None
+    warmup_requests: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    repeats: Annotated[int, Field(ge=1, le=1000)] = 1
+    timeout: Seconds = 120.0
+    grace_period: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    output_dir: str = "runs"
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 9210
+    metrics_address: str = "127.0.0.1"
+    metrics_linger: Annotated[float, Field(ge=0, le=3600)] = 15.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_the_customary(cls, document: Any) -> Any:
+        """Lengths and stage seconds depend on the backend: fill them before checking."""
+        if not isinstance(document, dict):
+            return document
+        backend = document.get("backend", {})
+        kind = backend.get("kind", "hf") if isinstance(backend, dict) else "hf"
+        seconds, isl, osl = CUSTOMARY.get(kind, CUSTOMARY["hf"])
+        filled = {"isl": isl, "osl": osl, **document}
+        if filled.get("duration") is None and filled.get("request_count") is None:
+            filled["duration"] = seconds
+        return filled
+
+    @field_validator("agents", mode="before")
+    @classmethod
+    def _levels(cls, value: Any) -> Any:
+        if isinstance(value, int | str):
+            try:
+                return parse_levels(str(value), "agents")
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
+        return value
+
+    @field_validator("agents")
+    @classmethod
+    def _sensible(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
+        if not levels or min(levels) < 1 or len(set(levels)) < len(levels):
+            raise ValueError("distinct levels of at least 1 are wanted")
+        return levels
+
+    @model_validator(mode="after")
+    def _one_stop(self) -> RunConfig:
+        if self.duration is not None and self.request_count is not None:
+            raise ValueError("duration and request_count exclude each other, give one of them")
+        return self
+
+    def sha256(self) -> str:
+        """Hash of the resolved configuration, as it stands in the manifest."""
+        document = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(document.encode()).hexdigest()

@@ -1,0 +1,53 @@
+"""Progress on stderr: a live line where a terminal is attached, plain lines otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import sys
+from contextlib import suppress
+
+from loadgen.conduct import Conduct
+
+REDRAW = 0.25  # seconds
+
+
+def said(line: str) -> None:
+    """One plain line of progress."""
+    print(line, file=sys.stderr, flush=True)
+
+
+async def watch(conduct: Conduct) -> None:
+    """Redraw one status line until cancelled; does nothing without a terminal."""
+    if not sys.stderr.isatty():
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR")))
+    with console.status("preflight") as status, suppress(asyncio.CancelledError):
+        conduct.said = lambda line: console.print(line, markup=False, highlight=False)
+        while True:
+            status.update(status_line(conduct))
+            await asyncio.sleep(REDRAW)
+
+
+def status_line(conduct: Conduct) -> str:
+    """Where the run is: stage, phase, counts and what is in flight."""
+    stage = conduct.progress.stage
+    if stage is None:
+        return "between stages" if conduct.progress.number else "preflight"
+    now = conduct.clock()
+    if now < stage.start:
+        phase = f"warm-up {stage.tally.sent}/{stage.plan.warmup}"
+    elif now < stage.end:
+        left = "" if math.isinf(stage.end) else f", {stage.end - now:.0f} s left"
+        phase = f"measuring{left}"
+    else:
+        phase = "draining"
+    tally = stage.tally
+    failed = sum(tally.outcomes.values()) - tally.outcomes["ok"]
+    return (
+        f"stage {stage.plan.number}/{conduct.progress.stages}  agents {stage.plan.key.agents}  "
+        f"{phase}  ok {tally.outcomes['ok']}  failed {failed}  in flight {stage.in_flight}"
+    )

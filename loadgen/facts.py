@@ -1,0 +1,114 @@
+"""What a manifest says about the machine and the versions a run was made with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from contract.commandline import VERSION
+from contract.records import SCHEMA_VERSION, Manifest
+from loadgen.backends.base import Target
+from loadgen.config import RunConfig
+from loadgen.stages import keys
+
+
+def manifest_of(config: RunConfig, backend: str, target: Target, epoch_unix: float) -> Manifest:
+    """The manifest of a run that begins now."""
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(epoch_unix))
+    return Manifest(
+        schema=SCHEMA_VERSION,
+        run=f"{stamp}-{secrets.token_hex(2)}",
+        status="running",
+        epoch_unix=epoch_unix,
+        config=config.model_dump(mode="json"),
+        config_sha256=config.sha256(),
+        planned=keys(config, backend, target.model),
+        model={
+            "name": target.model,
+            "quantization": target.quantization,
+            "parameters": target.parameters,
+            "weight_bytes": target.weight_bytes,
+            "context_length": target.context_length,
+        },
+        server={
+            "backend": backend,
+            "address": target.address,
+            "version": target.version,
+            **target.notes,
+        },
+        host=host(),
+        gpus=gpus(),
+        versions=versions(),
+        pid=os.getpid(),
+        pid_started=pid_started(),
+    )
+
+
+def host() -> dict[str, Any]:
+    """Name, system, processor, cores and memory of this machine."""
+    import psutil
+
+    return {
+        "name": platform.node(),
+        "system": f"{platform.system()} {platform.release()}",
+        "cpu": _processor(),
+        "cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+    }
+
+
+def gpus() -> list[dict[str, Any]]:
+    """Name and memory of every NVIDIA GPU the driver shows; [] without driver or binding."""
+    try:
+        import pynvml
+    except ImportError:
+        return []
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return [
+            {
+                "name": str(pynvml.nvmlDeviceGetName(handle)),
+                "memory_bytes": int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+                "driver": str(pynvml.nvmlSystemGetDriverVersion()),
+            }
+            for handle in handles
+        ]
+    except pynvml.NVMLError:
+        return []
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def versions() -> dict[str, str]:
+    """Versions of ourselves, the interpreter and the libraries a figure may depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"loadstone": VERSION, "python": platform.python_version()}
+    for name in ("aiohttp", "uvloop", "torch", "transformers"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def pid_started() -> float:
+    """When this process started, seconds of wall clock."""
+    import psutil
+
+    return float(psutil.Process().create_time())
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,67 @@
+"""Prompts with an exact token budget, each of them unique in the run.
+
+A nonce comes first, different for every request and every run, so that no prefix cache can
+answer for the server.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from loadgen.backends.base import Request, Tokenizer
+from loadgen.words import WORDS, nonce
+
+NUMBER_WORDS, SALT_WORDS = 3, 2
+LEAST_TOKENS = NUMBER_WORDS + SALT_WORDS
+ADJUSTMENTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSource:
+    """Makes the request of (stage, agent, seq); same ids, seed and salt, same request.
+
+    Without a tokenizer a word stands for a token, and the server's own count is the truth.
+    """
+
+    seed: int
+    input_tokens: int
+    output_tokens: int
+    salt: int = 0
+    tokenizer: Tokenizer | None = None
+
+    def request(self, stage: int, agent: int, seq: int) -> Request:
+        number = _pair(_pair(stage, agent), seq)
+        rng = random.Random(self.seed * 1_000_003 + number)
+        words = [*nonce(number, NUMBER_WORDS), *nonce(self.salt, SALT_WORDS)]
+        words += rng.choices(WORDS, k=max(0, self.input_tokens - len(words)))
+        text = " ".join(words[: self.input_tokens])
+        if self.tokenizer is not None:
+            text = fit_to_budget(text, self.input_tokens, self.tokenizer)
+        return Request(prompt=text, output_tokens=self.output_tokens, seed=number % 2**31)
+
+
+def fit_to_budget(text: str, budget: int, tokenizer: Tokenizer) -> str:
+    """`text` cut so that it encodes to exactly `budget` tokens where the tokenizer allows it.
+
+    Decoding a cut sequence may encode to another length (merges across the cut), so the cut is
+    moved a few times; what the server counts is recorded either way.
+    """
+    ids = tokenizer.encode(text)
+    keep = budget
+    for _ in range(ADJUSTMENTS):
+        if len(ids) == budget:
+            return text
+        if len(ids) < budget:
+            return text
+        candidate = tokenizer.decode(ids[:keep])
+        length = len(tokenizer.encode(candidate))
+        if length == budget:
+            return candidate
+        keep += budget - length
+    return tokenizer.decode(ids[:budget])
+
+
+def _pair(a: int, b: int) -> int:
+    """Cantor's pairing: one number per pair, and no two pairs share it."""
+    return (a + b) * (a + b + 1) // 2 + b

@@ -1,0 +1,145 @@
+"""A run in figures: the table by N, and `summary.json` with the definitions of its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from contract.records import Manifest, Stage
+from contract.steady import quantile
+from contract.text_table import render
+from loadgen.tally import Tally
+
+DEFINITIONS = {
+    "window": "a stage counts what completed inside [start, end); warm-up and drain never count",
+    "requests_per_second": "requests that ended ok in the window / (end - start)",
+    "output_tokens_per_second": "their generated tokens / (end - start)",
+    "e2e": "last_token - due, seconds; due is the instant the agent was ready to ask",
+    "ttft": "first_token - due, seconds; headers, role-only and empty chunks are not a token",
+    "tpot": "(last_token - first_token) / (output_tokens - 1), seconds, per request",
+    "itl": "gaps between tokens, seconds; only from requests in which every chunk was one token",
+    "icl": "gaps between chunks, seconds",
+    "tokens_per_chunk": "generated tokens / chunks with content",
+    "send_lag": "sent - due, seconds: the generator's own lateness",
+    "loop_lag": "how late the generator's event loop woke a 10 ms timer, seconds",
+    "in_flight": "time average over the window of requests between due and ended",
+    "quantiles": "linear interpolation between order statistics of the pooled values",
+}
+QUANTILES = (0.5, 0.95, 0.99)
+
+
+def stage_summary(stage: Stage, tally: Tally) -> dict[str, Any]:
+    """One stage as plain numbers; what was not seen is None."""
+    seconds = stage.end - stage.start
+    ok = tally.outcomes["ok"]
+
+    def rate(count: int) -> float | None:
+        return count / seconds if seconds > 0 else None
+
+    return {
+        "stage": stage.stage,
+        "agents": stage.key.agents,
+        "repeat": stage.key.repeat,
+        "complete": stage.complete,
+        "good": stage.good,
+        "seconds": seconds,
+        "sent": stage.sent,
+        "outcomes": stage.outcomes,
+        "requests_per_second": rate(ok),
+        "output_tokens_per_second": rate(tally.output_tokens),
+        "prompt_tokens_mean": tally.prompt_tokens / ok if ok else None,
+        "output_tokens_mean": tally.output_tokens / ok if ok else None,
+        "tokens_per_chunk": tally.output_tokens / tally.chunks if tally.chunks else None,
+        "in_flight": tally.in_flight(stage.start, stage.end),
+        "ttft": _spread(tally.ttfts),
+        "tpot": _spread(tally.tpots),
+        "itl": _spread(tally.token_gaps),
+        "icl": _spread(tally.chunk_gaps),
+        "e2e": _spread(tally.latencies),
+        "send_lag": _spread(tally.send_lags),
+        "loop_lag": _spread(tally.loop_lags),
+        "verdicts": [
+            {"name": v.name, "ok": v.ok, "checked": v.checked, "says": v.says}
+            for v in stage.verdicts
+        ],
+    }
+
+
+def run_summary(manifest: Manifest, stages: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The document of `summary.json`."""
+    return {
+        "schema": manifest.schema,
+        "run": manifest.run,
+        "status": manifest.status,
+        "model": manifest.model,
+        "server": manifest.server,
+        "hardware": manifest.hardware,
+        "definitions": DEFINITIONS,
+        "stages": list(stages),
+    }
+
+
+def table(stages: Sequence[dict[str, Any]]) -> str:
+    """The final table by N, and below it every verdict that failed."""
+    header = [
+        "agents", "ok/total", "req/s", "tok/s", "in flight",
+        "TTFT ms p50/p95/p99", "TPOT ms", "ITL ms", "e2e ms", "lag ms send/loop p99", "verdict",
+    ]  # fmt: skip
+    text = render(header, [_row(stage) for stage in stages])
+    doubts = [
+        f"  agents {stage['agents']}: {verdict['name']}: {verdict['says']}"
+        for stage in stages
+        for verdict in stage["verdicts"]
+        if verdict["checked"] and not verdict["ok"]
+    ]
+    outcomes = [
+        f"  agents {stage['agents']}: not ok: {_named(stage['outcomes'])}"
+        for stage in stages
+        if _named(stage["outcomes"])
+    ]
+    return "\n".join([text, *outcomes, *doubts])
+
+
+def _row(stage: dict[str, Any]) -> list[str]:
+    total = sum(stage["outcomes"].values())
+    failed = [v["name"] for v in stage["verdicts"] if v["checked"] and not v["ok"]]
+    verdict = "ok" if stage["good"] else ", ".join(failed) or "cut short"
+    lags = "/".join(_ms(stage[name], "p99") for name in ("send_lag", "loop_lag"))
+    return [
+        str(stage["agents"]) + (f" #{stage['repeat'] + 1}" if stage["repeat"] else ""),
+        f"{stage['outcomes'].get('ok', 0)}/{total}",
+        _number(stage["requests_per_second"]),
+        _number(stage["output_tokens_per_second"]),
+        _number(stage["in_flight"]),
+        *(_triple(stage[name]) for name in ("ttft", "tpot", "itl", "e2e")),
+        lags,
+        verdict,
+    ]
+
+
+def _spread(values: Sequence[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    quantiles = {f"p{q * 100:g}": quantile(values, q) or 0.0 for q in QUANTILES}
+    return {"mean": sum(values) / len(values), **quantiles, "n": len(values)}
+
+
+def _triple(spread: dict[str, float] | None) -> str:
+    return "/".join(_ms(spread, f"p{q * 100:g}") for q in QUANTILES)
+
+
+def _ms(spread: dict[str, float] | None, name: str) -> str:
+    return "-" if spread is None else _number(spread[name] * 1e3)
+
+
+def _number(value: float | None) -> str:
+    """Three significant figures, without exponent."""
+    if value is None:
+        return "-"
+    if value == 0 or abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def _named(outcomes: dict[str, int]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in outcomes.items() if name != "ok" and n)
