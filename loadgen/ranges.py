@@ -28,10 +28,11 @@ def format_levels(levels: Sequence[int]) -> str:
     """The shortest of the notations that gives exactly these levels back."""
     if len(levels) > 2:
         first, second, last = levels[0], levels[1], levels[-1]
-        candidates = [f"{first}..{last}"] if second - first == 1 else []
-        if second > first:
+        rising = second > first and last > second
+        candidates = [f"{first}..{last}"] if rising else []
+        if rising:
             candidates.append(f"{first}..{last}+{second - first}")
-        if first and second % first == 0 and second > first:
+        if rising and second % first == 0:
             candidates.append(f"{first}..{last}x{second // first}")
         for text in candidates:
             if parse_levels(text) == tuple(levels):

@@ -1,0 +1,164 @@
+"""Fixtures shared between test folders: synthetic runs, and the real Prometheus binaries."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from contract.records import Manifest, RequestRecord, Stage, StageKey, Verdict
+from contract.rundir import RunWriter
+
+INSTALL = "apt-get install -y --no-install-recommends prometheus"
+WARMUP = 2.0
+LITTLE = Verdict("little", True, 0.01, 0.05, "1", "N = X R")
+
+
+@dataclass
+class SyntheticRun:
+    """A run whose stages complete X(N) = min(N, M)/(M S) requests per second, evenly.
+
+    One stage per entry of `levels`; those in `failing` carry a failed verdict, those from
+    `finished` on never finish. Stage i's window is [100 i + 2, 100 i + 2 + seconds).
+    """
+
+    levels: Sequence[int] = (1, 2, 3, 4, 5, 6)
+    name: str = "20261120T104500-1a2b"
+    epoch_unix: float = 1_795_171_200.0
+    seconds: float = 20.0
+    knee: float = 2.5
+    service: float = 0.1
+    failing: Sequence[int] = ()
+    finished: int | None = None
+    status: str = "complete"
+    quantization: str = "fp32"
+    edit: Callable[[RequestRecord], RequestRecord] = field(default=lambda record: record)
+
+    def keys(self) -> list[StageKey]:
+        return [
+            StageKey("hf", "gpt2-25m", n, 16, 32, repeat=list(self.levels[:i]).count(n))
+            for i, n in enumerate(self.levels)
+        ]
+
+    def rate(self, agents: int) -> float:
+        return min(agents, self.knee) / (self.knee * self.service)
+
+    def window(self, place: int) -> tuple[float, float]:
+        start = 100.0 * place + WARMUP
+        return start, start + self.seconds
+
+    def instants(self, place: int) -> list[float]:
+        """When each measured request of a stage completes: even spacing with some jitter."""
+        start, _ = self.window(place)
+        count = round(self.rate(self.levels[place]) * self.seconds)
+        step, draw = self.seconds / max(1, count), random.Random(place).random
+        return [start + (i + 0.05 + 0.9 * draw()) * step for i in range(count)]
+
+    def records(self, place: int) -> list[RequestRecord]:
+        agents = self.levels[place]
+        latency = agents / self.rate(agents)
+        start, end = self.window(place)
+        phases = [("warmup", start - 0.5), *(("measured", t) for t in self.instants(place))]
+        return [
+            RequestRecord(
+                run=self.name,
+                stage=place + 1,
+                agent=seq % agents,
+                seq=seq,
+                agents=agents,
+                phase=phase,
+                outcome="ok",
+                due=ended - latency,
+                sent=ended - latency,
+                first_token=ended - latency / 2,
+                last_token=ended,
+                ended=ended,
+                prompt_tokens=16,
+                prompt_source="tokenizer",
+                output_tokens=30 + seq % 3,
+                output_source="tokenizer",
+                chunks=30,
+            )
+            for seq, (phase, ended) in enumerate([*phases, ("drain", end + latency)])
+        ]
+
+    def stage(self, place: int) -> Stage:
+        agents = self.levels[place]
+        start, end = self.window(place)
+        failed = agents in self.failing
+        verdict = replace(LITTLE, ok=False, seen=0.2) if failed else LITTLE
+        return Stage(
+            run=self.name,
+            stage=place + 1,
+            key=self.keys()[place],
+            began=start - WARMUP,
+            start=start,
+            end=end,
+            drained=end + 5,
+            start_unix=self.epoch_unix + start,
+            end_unix=self.epoch_unix + end,
+            steady_start=start,
+            outcomes={"ok": len(self.instants(place))},
+            sent=len(self.instants(place)) + 2,
+            verdicts=[verdict],
+        )
+
+    def manifest(self) -> Manifest:
+        return Manifest(
+            schema=1,
+            run=self.name,
+            status="running",
+            epoch_unix=self.epoch_unix,
+            config={},
+            config_sha256="0" * 64,
+            planned=self.keys(),
+            model={"name": "gpt2-25m", "quantization": self.quantization},
+            server={"backend": "hf"},
+            host={"name": "no-such-host", "cpu": "Test CPU"},
+            gpus=[],
+            versions={},
+            pid=1,
+            pid_started=0.0,
+        )
+
+    def write(self, root: Path) -> Path:
+        """The run as a directory under `root`; left `running` unless its status says closed."""
+        writer = RunWriter(root, self.manifest())
+        stop = len(self.levels) if self.finished is None else self.finished
+        for place in range(min(stop + 1, len(self.levels))):
+            for record in self.records(place):
+                writer.append_request(self.edit(record))
+            if place < stop:
+                writer.append_stage(self.stage(place))
+        if self.status != "running":
+            writer.close(self.status, self.epoch_unix + 1000)
+        return writer.path
+
+
+@pytest.fixture
+def synthetic_run() -> type[SyntheticRun]:
+    """The class: `synthetic_run(levels=…).write(tmp_path)`."""
+    return SyntheticRun
+
+
+@pytest.fixture(scope="session")
+def prometheus_binary() -> str:
+    """The path of `prometheus`; a failure with the install line where it is absent."""
+    return _binary("prometheus")
+
+
+@pytest.fixture(scope="session")
+def promtool_binary() -> str:
+    """The path of `promtool`, which comes with Prometheus."""
+    return _binary("promtool")
+
+
+def _binary(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        pytest.fail(f"{name} is not installed: {INSTALL}")
+    return path
