@@ -1,0 +1,237 @@
+"""A run directory as a Table: its records counted again, and held against its stage lines."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+
+from analysis.table import Key, StageRow, Table, block_number, split_instants
+from contract.errors import DataError
+from contract.records import OUTCOMES, PHASES, RequestRecord, Stage, StageKey
+from contract.rundir import REQUESTS, Run
+
+# Instants are written with the digits of a double; this much is rounding, not disorder.
+TOLERANCE = 1e-6
+
+
+@dataclass(slots=True)
+class _Mean:
+    total: float = 0.0
+    n: int = 0
+
+    def add(self, value: float | None) -> None:
+        if value is not None:
+            self.total += value
+            self.n += 1
+
+    @property
+    def value(self) -> float | None:
+        return self.total / self.n if self.n else None
+
+
+@dataclass(slots=True)
+class _Counted:
+    """What the measured records of one stage add up to."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    instants: array[float] = field(default_factory=lambda: array("d"))
+    latency: _Mean = field(default_factory=_Mean)
+    output_tokens: _Mean = field(default_factory=_Mean)
+    prompt_tokens: _Mean = field(default_factory=_Mean)
+
+    def add(self, record: RequestRecord) -> None:
+        self.outcomes[record.outcome] += 1
+        if record.outcome != "ok":
+            return
+        self.instants.append(record.ended)
+        self.latency.add(record.latency)
+        self.output_tokens.add(record.output_tokens)
+        self.prompt_tokens.add(record.prompt_tokens)
+
+
+def table_from_run(run: Run) -> Table:
+    """Count a run's measured records by stage; DataError where they contradict themselves or
+    the stage lines. Stages that never finished are named in `missing`, not guessed."""
+    stages = _numbered(run)
+    counted = {number: _Counted() for number in stages}
+    for record in run.records():
+        _check(record, run)
+        if record.phase == "measured" and record.stage in counted:
+            counted[record.stage].add(record)
+    rows = [_row(run, stage, counted[number]) for number, stage in stages.items()]
+    missing = _missing(run, {stage.key for stage in stages.values()})
+    return Table(
+        key=_key(run),
+        runs=[run.manifest.run],
+        source="run directory",
+        levels=rows,
+        missing=missing,
+        warnings=[*run.warnings, *_warnings(run), *(f"{name} did not finish" for name in missing)],
+    )
+
+
+def _numbered(run: Run) -> dict[int, Stage]:
+    """The finished stages by number; one cut short before its window opened is none."""
+    stages: dict[int, Stage] = {}
+    for stage in run.stages:
+        if stage.stage in stages:
+            raise DataError(f"{run.path}: stage {stage.stage} is there twice in stages.jsonl")
+        if stage.complete or stage.end > stage.start:
+            _check_window(run, stage)
+            stages[stage.stage] = stage
+    _check_one_shape(run)
+    return stages
+
+
+def _check_window(run: Run, stage: Stage) -> None:
+    instants = (stage.start, stage.end, stage.start_unix, stage.end_unix)
+    if not all(map(_finite, instants)) or stage.end <= stage.start:
+        raise DataError(
+            f"{run.path}: stage {stage.stage} has the window [{stage.start}, {stage.end}), "
+            "expected two finite instants in order"
+        )
+    if not _whole(stage.key.agents) or stage.key.agents < 1:
+        raise DataError(
+            f"{run.path}: stage {stage.stage} has agents {stage.key.agents!r}, expected 1 or more"
+        )
+
+
+def _check_one_shape(run: Run) -> None:
+    for name in ("backend", "model", "prompt_tokens", "output_tokens", "batch_size"):
+        seen = sorted({str(getattr(stage.key, name)) for stage in run.stages})
+        if len(seen) > 1:
+            raise DataError(
+                f"{run.path}: its stages differ in {name} ({', '.join(seen)}); "
+                "a scaling law wants one request shape at several numbers of agents"
+            )
+
+
+def _check(record: RequestRecord, run: Run) -> None:
+    """DataError unless the record belongs here, its words are known and its instants in order."""
+    found = _disorder(record)
+    if found is None and record.run != run.manifest.run:
+        found = f"belongs to run '{record.run}', expected '{run.manifest.run}'"
+    if found is not None:
+        raise DataError(
+            f"{run.path / REQUESTS}: request (stage {record.stage}, agent {record.agent}, "
+            f"seq {record.seq}) {found}"
+        )
+
+
+def _disorder(record: RequestRecord) -> str | None:
+    if record.outcome not in OUTCOMES:
+        return f"has outcome {record.outcome!r}, expected one of {', '.join(OUTCOMES)}"
+    if record.phase not in PHASES:
+        return f"has phase {record.phase!r}, expected one of {', '.join(PHASES)}"
+    before, at = "due", record.due
+    for name in ("due", "sent", "first_token", "last_token", "ended"):
+        instant = getattr(record, name)
+        if instant is None:
+            continue
+        if not _finite(instant):
+            return f"has {name} = {instant!r}, expected a finite number of seconds"
+        if instant < at - TOLERANCE:
+            return f"has {name} = {instant} before {before} = {at}"
+        before, at = name, instant
+    for name in ("prompt_tokens", "output_tokens"):
+        tokens = getattr(record, name)
+        if tokens is not None and not (_whole(tokens) and tokens >= 0):
+            return f"has {name} = {tokens!r}, expected a whole number"
+    return None
+
+
+def _finite(value: object) -> bool:
+    return type(value) in (float, int) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _whole(value: object) -> bool:
+    return type(value) is int
+
+
+def _row(run: Run, stage: Stage, counted: _Counted) -> StageRow:
+    _check_counts(run, stage, counted)
+    seconds = stage.end - stage.start
+    requests = counted.outcomes["ok"]
+    latency = counted.latency.value
+    blocks = block_number(requests, seconds, latency)
+    return StageRow(
+        stage=stage.stage,
+        agents=stage.key.agents,
+        seconds=seconds,
+        requests=requests,
+        mean_output_tokens=counted.output_tokens.value,
+        mean_prompt_tokens=counted.prompt_tokens.value,
+        mean_latency=latency,
+        outcomes=dict(counted.outcomes),
+        block_counts=split_instants(counted.instants, stage.start, stage.end, blocks),
+        block_seconds=seconds / blocks,
+        verdicts=tuple(stage.verdicts),
+        good=stage.good,
+        why=_why(stage),
+        repeat=stage.key.repeat,
+    )
+
+
+def _check_counts(run: Run, stage: Stage, counted: _Counted) -> None:
+    planned = {outcome: n for outcome, n in stage.outcomes.items() if n}
+    found = {outcome: n for outcome, n in counted.outcomes.items() if n}
+    if planned != found:
+        raise DataError(
+            f"{run.path / REQUESTS}: stage {stage.stage} has {_counts(found)} measured requests, "
+            f"its line in stages.jsonl says {_counts(planned)}"
+        )
+    outside = [
+        instant
+        for instant in counted.instants
+        if not stage.start - TOLERANCE <= instant <= stage.end + TOLERANCE
+    ]
+    if outside:
+        raise DataError(
+            f"{run.path / REQUESTS}: stage {stage.stage} counts a request that completed at "
+            f"{outside[0]}, outside its window [{stage.start}, {stage.end})"
+        )
+
+
+def _counts(outcomes: dict[str, int]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in sorted(outcomes.items())) or "no"
+
+
+def _why(stage: Stage) -> str:
+    failed = [verdict.name for verdict in stage.verdicts if verdict.checked and not verdict.ok]
+    reasons = [f"failed {', '.join(failed)}"] if failed else []
+    return "; ".join([*reasons, *([] if stage.complete else ["cut short"])])
+
+
+def _missing(run: Run, finished: set[StageKey]) -> list[str]:
+    """The planned stages without a row, numbered as the run numbers its stages."""
+    planned = run.manifest.planned
+    places = {key: place for place, key in enumerate(planned)}
+    offsets = {stage.stage - places[stage.key] for stage in run.stages if stage.key in places}
+    first = min(offsets, default=1)
+    return [_name(place + first, key) for key, place in places.items() if key not in finished]
+
+
+def _name(number: int, key: StageKey) -> str:
+    again = f", repeat {key.repeat}" if key.repeat else ""
+    return f"stage {number} (agents {key.agents}{again})"
+
+
+def _warnings(run: Run) -> list[str]:
+    if run.status == "running":
+        return [f"run {run.manifest.run} is still going: only its finished stages count"]
+    note = f" ({run.manifest.note})" if run.manifest.note else ""
+    return [] if run.status == "complete" else [f"run {run.manifest.run} is {run.status}{note}"]
+
+
+def _key(run: Run) -> Key:
+    model, server = run.manifest.model, run.manifest.server
+    shape = (run.stages or run.manifest.planned or [None])[0]
+    key = shape.key if isinstance(shape, Stage) else shape
+    return Key(
+        model=str(key.model if key else model.get("name") or "unknown"),
+        backend=str(key.backend if key else server.get("backend") or "unknown"),
+        hardware=run.manifest.hardware,
+        quantization=str(model.get("quantization") or "unknown"),
+    )
