@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
                 message += nearest(message.split("'")[1], [str(c) for c in action.choices or ()])
         if message.startswith("unrecognized arguments: "):
             word = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
-            message += nearest(word, [o for a in self._actions for o in a.option_strings])
+            message += nearest(word, _options(self))
         raise ConfigError(message)
 
 
@@ -125,6 +125,14 @@ def run(parser: Parser, argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    found = [option for action in parser._actions for option in action.option_strings]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found += [option for sub in action.choices.values() for option in _options(sub)]
+    return sorted(set(found))
 
 
 def _subcommands(parser: argparse.ArgumentParser) -> list[str]:

@@ -1,3 +1,5 @@
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,4 +17,4 @@ def test_any_levels_survive_the_round_trip(values):
 def test_a_stepped_range_survives_the_round_trip(first, span, step):
     values = parse_levels(f"{first}..{first + span}+{step}")
     assert parse_levels(format_levels(values)) == values
-    assert all(later - earlier == step for earlier, later in zip(values, values[1:], strict=False))
+    assert all(later - earlier == step for earlier, later in itertools.pairwise(values))

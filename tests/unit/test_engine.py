@@ -55,7 +55,7 @@ def stage_of(agents, *, warmup=None, seconds=None, requests=None, grace=30.0, **
 
 
 def test_eight_agents_on_one_slot_keep_eight_in_flight_and_wait_eight_services(jump):
-    stage, server, records = jump(stage_of(8, seconds=10)())
+    stage, server, _records = jump(stage_of(8, seconds=10)())
     assert stage.complete
     assert server.most == 8
     assert stage.end - stage.start == pytest.approx(10)
@@ -131,7 +131,7 @@ def test_an_abort_cancels_what_is_in_flight_into_one_record_each(jump):
         await asyncio.sleep(2.05)
         stage.abort()
 
-    stage, server, records = jump(stage_of(4, seconds=60)(abort))
+    _stage, server, records = jump(stage_of(4, seconds=60)(abort))
     assert Counter(r.outcome for r in records)["cancelled"] == 4
     assert len(records) == server.calls
     assert server.now == 0
