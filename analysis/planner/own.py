@@ -1,0 +1,125 @@
+"""The user's own fits as candidates, each on the hardware it was measured on."""
+
+from __future__ import annotations
+
+from analysis.planner.candidates import Asked, Candidate
+from analysis.planner.catalog import Catalog
+from analysis.planner.fitted import Entry
+from analysis.planner.latency import Batch, Server, Slot
+from analysis.planner.values import Value, derived
+
+
+def own_candidates(catalog: Catalog, asked: Asked, entries: list[Entry]) -> list[Candidate]:
+    """One candidate per entry that the backend and quantization filters let through."""
+    return [
+        _candidate(catalog, asked, entry)
+        for entry in entries
+        if _wanted(asked, entry) and not _other_size(catalog, asked, entry)
+    ]
+
+
+def _other_size(catalog: Catalog, asked: Asked, entry: Entry) -> bool:
+    """The catalog knows the model, and it is not of the asked size."""
+    model = entry.key[0]
+    return model in catalog.names("models") and model not in catalog.models_of_size(asked.size)
+
+
+def _wanted(asked: Asked, entry: Entry) -> bool:
+    _, backend, _, quantization = (part.casefold() for part in entry.key)
+    backends = [each.casefold() for each in asked.backends]
+    quantizations = [each.casefold() for each in asked.quantizations]
+    return (not backends or backend in backends) and (
+        not quantizations or quantization in quantizations
+    )
+
+
+def _candidate(catalog: Catalog, asked: Asked, entry: Entry) -> Candidate:
+    model, backend, hardware, quantization = entry.key
+    measured = entry.coefficients["output_tokens"]
+    stretch = asked.output_tokens / measured.value if asked.tokens_given else 1.0
+    service = entry.coefficients["service_time"]
+    batching = _is_batching(catalog, entry)
+    tokens = measured.value * stretch
+    at_best = "measured" if stretch == 1.0 else "extrapolated"
+    peak = _peak_rate(entry) / stretch * tokens
+    used = tuple(entry.coefficients[name] for name in entry.coefficients if name != "prompt_tokens")
+    slow, fast = (
+        None if bound is None else _server(entry, bound * stretch, tokens, batching)
+        for bound in (service.high, service.low)
+    )
+    return Candidate(
+        model=model,
+        backend=backend,
+        quantization=quantization,
+        hardware=hardware,
+        server=_server(entry, service.value * stretch, tokens, batching),
+        pace=derived(tokens / (service.value * stretch), "token/s", *used, at_best=at_best),
+        peak_tokens=derived(peak, "token/s", *used, at_best=at_best),
+        output_tokens=tokens,
+        hourly=_price(catalog, asked, hardware),
+        quality=None,
+        batch_limit=_whole(entry.domain_end) if batching else 1,
+        domain=entry.domain_end,
+        slow=slow,
+        fast=fast,
+        assumptions=_assumptions(asked, entry, stretch, batching),
+        context=_context(entry, tokens),
+        size_unknown=asked.size is not None and model not in catalog.names("models"),
+        runs=entry.runs or service.source,
+    )
+
+
+def _is_batching(catalog: Catalog, entry: Entry) -> bool:
+    """Amdahl's law is a batching step, t(b) = S (1 + sigma (b - 1)), on an engine that batches."""
+    continuous = catalog.engine(entry.key[1]).get("batching") == "continuous"
+    return continuous and entry.law == "amdahl"
+
+
+def _server(entry: Entry, service: float, tokens: float, batching: bool) -> Server:
+    """The replica at one service time; the hinge's M says how much time is outside the slot."""
+    if entry.law == "hinge":
+        measured = entry.coefficients["service_time"].value
+        outside = measured * (entry.coefficients["hinge_m"].value - 1.0)
+        return Slot(service, outside)
+    if not batching:
+        return Slot(service)
+    sigma = entry.coefficients["amdahl_sigma"].value
+    step = service / tokens
+    return Batch((1.0 - sigma) * step, sigma * step, max(tokens, 1.0), _whole(entry.domain_end))
+
+
+def _whole(agents: float) -> int:
+    return max(1, int(agents))
+
+
+def _peak_rate(entry: Entry) -> float:
+    """Requests per second of the law at the end of its domain."""
+    end, law = entry.domain_end, {name: v.value for name, v in entry.coefficients.items()}
+    if entry.law == "hinge":
+        return min(end, law["hinge_m"]) / (law["hinge_m"] * law["service_time"])
+    if entry.law == "amdahl":
+        return law["throughput_n1"] * end / (1.0 + law["amdahl_sigma"] * (end - 1.0))
+    return float(law["throughput_n1"] * end ** (1.0 - law["power_alpha"]))
+
+
+def _price(catalog: Catalog, asked: Asked, hardware: str) -> Value | None:
+    if asked.hourly is not None:
+        return Value(asked.hourly, "USD/h", "published", ("--hourly-usd",))
+    return catalog.price(hardware)
+
+
+def _context(entry: Entry, tokens: float) -> Value | None:
+    prompt = entry.coefficients.get("prompt_tokens")
+    if prompt is None:
+        return None
+    return derived(prompt.value + tokens, "token", prompt, entry.coefficients["output_tokens"])
+
+
+def _assumptions(asked: Asked, entry: Entry, stretch: float, batching: bool) -> tuple[str, ...]:
+    said = []
+    measured = entry.coefficients["output_tokens"].value
+    if stretch != 1.0:
+        said.append(f"service time scaled from {measured:g} to {asked.output_tokens} output tokens")
+    if entry.law != "hinge" and not batching:
+        said.append(f"law {entry.law}: one request at a time assumed, batching ignored")
+    return tuple(said)
