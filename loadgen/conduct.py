@@ -79,8 +79,8 @@ class Conduct:
         return self._writer.manifest
 
     def clock(self) -> float:
-        """Seconds since the run's epoch, monotonic."""
-        return time.monotonic() - self._epoch
+        """Seconds since the run's epoch, monotonic, to the nanosecond."""
+        return round(time.monotonic() - self._epoch, 9)
 
     def _begin(self, target: Target, instruments: Instruments) -> None:
         self._epoch = time.monotonic()
