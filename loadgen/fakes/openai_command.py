@@ -1,0 +1,100 @@
+"""The command line of the scripted OpenAI-protocol server."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+from collections.abc import Sequence
+
+from contract.commandline import Parser, integer, number, run
+from contract.errors import ConfigError, nearest
+from loadgen.fakes.openai_server import FakeServer
+from loadgen.fakes.script import FAILURES, Script
+
+
+def parser() -> Parser:
+    """Its options."""
+    failures = "\n".join(f"  {name:12} {says}" for name, says in FAILURES.items())
+    parser = Parser(
+        prog="python -m loadgen.fakes.openai_server",
+        description="A scripted server that speaks the OpenAI protocol; its log: GET /fake/log.",
+        epilog=f"failures:\n{failures}",
+    )
+    seconds = number(at_least=0)
+    add = parser.add_argument
+    add("--port", type=integer(at_least=0, at_most=65535), default=0, help="0: any free one")
+    add("--model", action="append", metavar="NAME", help="served model, repeatable (tiny)")
+    add("--slots", type=integer(at_least=1), default=1)
+    add("--service-seconds", type=seconds, help="time in the slot, whatever is generated (0.1)")
+    add("--prefill-seconds", type=seconds, default=0.0, help="with --token-seconds")
+    add("--token-seconds", type=seconds, help="instead of --service-seconds")
+    add("--tokens-per-chunk", type=integer(at_least=1), default=1)
+    add("--jitter", type=number(at_least=0, at_most=1), default=0.0, help="share of service time")
+    add("--seed", type=integer(at_least=0), default=0)
+    add("--queue-limit", type=integer(at_least=0), help="waiting requests beyond it get 503")
+    add("--no-usage", action="store_true")
+    add("--metrics", action="store_true", help="per-request metrics beside usage, as vLLM's")
+    add("--close-after-stream", action="store_true")
+    add("--fail", action="append", default=[], metavar="INDEX=FAILURE", help="or all=FAILURE")
+    parser.set_defaults(command=_serve)
+    return parser
+
+
+def script(arguments: argparse.Namespace) -> Script:
+    """The script its options describe."""
+    failures = dict(_failure(text) for text in arguments.fail)
+    always = failures.pop("all", None)
+    service = arguments.service_seconds
+    if arguments.token_seconds is None and service is None:
+        service = 0.1
+    return Script(
+        slots=arguments.slots,
+        service_seconds=service,
+        prefill_seconds=arguments.prefill_seconds,
+        token_seconds=arguments.token_seconds or 0.0,
+        tokens_per_chunk=arguments.tokens_per_chunk,
+        jitter=arguments.jitter,
+        seed=arguments.seed,
+        models=tuple(arguments.model or ("tiny",)),
+        usage=not arguments.no_usage,
+        metrics=arguments.metrics,
+        queue_limit=arguments.queue_limit,
+        close_after_stream=arguments.close_after_stream,
+        failures={int(index): failure for index, failure in failures.items()},
+        always=always,
+    )
+
+
+def _failure(text: str) -> tuple[str, str]:
+    index, _, failure = text.partition("=")
+    if index != "all" and not (index.isascii() and index.isdigit()):
+        raise ConfigError(f"--fail '{text}': INDEX is a request's number from 0, or 'all'")
+    if failure not in FAILURES:
+        names = ", ".join(FAILURES)
+        raise ConfigError(f"--fail '{text}'{nearest(failure, FAILURES)}; allowed: {names}")
+    return index, failure
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    return asyncio.run(_serve_until_signalled(script(arguments), arguments.port))
+
+
+async def _serve_until_signalled(plan: Script, port: int) -> int:
+    stop = asyncio.Event()
+    for number_ in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number_, stop.set)
+    server = FakeServer(plan, port=port)
+    try:
+        await server.__aenter__()
+    except OSError as error:
+        raise ConfigError(f"--port {port}: {error.strerror}") from error
+    print(f"listening on {server.url}", flush=True)
+    await stop.wait()
+    await server.__aexit__(None, None, None)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run it; returns the exit code."""
+    return run(parser(), argv)
