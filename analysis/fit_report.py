@@ -34,7 +34,9 @@ def points(table: Table, reasons: Sequence[str]) -> str:
     head = f"{key.model} on {key.backend}, {key.hardware}, {key.quantization}"
     columns = ["agents", "requests", "X requests/s", "95 % interval", "mean latency", "used"]
     rows = [_cells(row, why) for row, why in zip(table.levels, reasons, strict=True)]
-    title = f"{head}\nrun {', '.join(table.runs)} ({table.source})"
+    unchecked = any(row.verdicts is None for row in table.levels)
+    source = f"{table.source}; it holds no verdicts" if unchecked else table.source
+    title = f"{head}\nrun {', '.join(table.runs)} ({source})"
     return f"{title}\n\n{_aligned([columns, *rows])}"
 
 
