@@ -87,6 +87,8 @@ class _Reading:
     timings: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
     fault: str | None = None
+    # What stands before and after the text in a chunk of this stream that was parsed whole.
+    frame: tuple[bytes, bytes] | None = None
 
     def take_all(self, response: WireResponse) -> None:
         try:
@@ -98,6 +100,9 @@ class _Reading:
             self.fault = error.detail
 
     def take(self, event: Event) -> None:
+        if self.frame and not event.name and _repeats(event.data, self.frame):
+            self.content.append(event.read)
+            return
         try:
             document = orjson.loads(event.data)
         except orjson.JSONDecodeError:
@@ -108,6 +113,7 @@ class _Reading:
             self.error = message(event.data)
         else:
             self._take_chunk(document, event.read)
+            self.frame = self.frame or _frame(document, event.data)
 
     def _take_chunk(self, document: dict[str, Any], read: int) -> None:
         choices = document.get("choices")
@@ -189,6 +195,40 @@ def _ending(reading: _Reading, response: WireResponse) -> tuple[str, str | None]
     if reading.finish_reason in _GIVEN_UP:
         return "server_error", f"the server gave up: finish reason '{reading.finish_reason}'"
     return "ok", None
+
+
+def _frame(document: dict[str, Any], data: bytes) -> tuple[bytes, bytes] | None:
+    """Where the text stands in a chunk that holds one choice with text and nothing more to say.
+
+    Chunks of one stream differ in their text alone, so those that follow need no parsing.
+    """
+    choices = document.get("choices")
+    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
+        return None
+    choice = choices[0]
+    if choice.get("finish_reason") or any(document.get(k) for k in ("usage", "metrics", "timings")):
+        return None
+    key, text = "text", choice.get("text")
+    if isinstance(delta := choice.get("delta"), dict):
+        key, text = "content", delta.get("content")
+    if not isinstance(text, str) or not text:
+        return None
+    for said in (f'"{key}":'.encode(), f'"{key}": '.encode()):
+        before, found, after = data.partition(said + orjson.dumps(text))
+        if found:
+            return before + said + b'"', b'"' + after
+    return None
+
+
+def _repeats(data: bytes, frame: tuple[bytes, bytes]) -> bool:
+    """Whether a chunk is the frame around some text; text with a quote in it is parsed instead."""
+    before, after = frame
+    if not (data.startswith(before) and data.endswith(after)):
+        return False
+    text = data[len(before) : -len(after)]
+    return (
+        bool(text) and len(data) > len(before) + len(after) and b'"' not in text and text[-1] != 92
+    )
 
 
 def _speaks(choice: dict[str, Any]) -> bool:

@@ -117,3 +117,21 @@ def test_any_document_comes_to_a_known_outcome(documents, status):
 @given(st.binary(max_size=200))
 def test_any_bytes_come_to_a_failure(body):
     assert facts([body]).outcome in ("truncated", "bad_stream", "server_error")
+
+
+@given(
+    st.lists(st.text(st.sampled_from('ab "\\\n\té\u2028😀,:{}'), max_size=5), max_size=12),
+    st.booleans(),
+    st.sampled_from([(",", ":"), (", ", ": ")]),
+    st.booleans(),
+)
+def test_content_is_exactly_the_chunks_with_text(texts, plain, separators, chat):
+    documents = [
+        {"choices": [{"delta": {"content": text}} if chat else {"text": text}]} for text in texts
+    ]
+    reads = [
+        f"data: {json.dumps(d, ensure_ascii=plain, separators=separators)}\n\n".encode()
+        for d in documents
+    ]
+
+    assert facts(reads).content == [i for i, text in enumerate(texts) if text]

@@ -146,6 +146,20 @@ def test_success_needs_no_done():
     assert read(text(" a", "stop"), done=False).outcome == "ok"
 
 
+def test_chunks_after_the_first_are_told_apart_by_more_than_their_text():
+    more = [text(" b"), text(""), text('" c'), text(" d", "length"), usage(3, 4)]
+
+    facts = read(text(" a"), *more)
+
+    assert (facts.outcome, facts.content, facts.output_tokens) == ("ok", [0, 1, 3, 4], 4)
+
+
+def test_an_error_event_after_chunks_alike_is_seen():
+    facts = read(text(" a"), text(" b"), {"error": "died"})
+
+    assert (facts.outcome, facts.error, facts.content) == ("server_error", "died", [0, 1])
+
+
 def test_an_error_event_beats_a_finish_reason_and_done():
     facts = read(text(" a", "stop"), {"error": {"message": "engine died", "code": 500}})
 
