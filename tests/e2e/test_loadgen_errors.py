@@ -1,0 +1,161 @@
+"""Every mistake ends with one `error:` line, its exit code, and what to do."""
+
+import json
+import resource
+import socket
+
+import pytest
+
+from contract.rundir import Run, find_run
+
+FAST = ("--model", "tiny-gpt2", "--isl", "8", "--osl", "4", "--metrics-port", "0")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--backend", "vlm"], "did you mean 'vllm'"),
+        (["--agents", "4..1"], "'4..1' is empty"),
+        (["--agents", "0"], "'0' leaves 1.."),
+        (["--agents", "1..x"], "'1..x' is not understood"),
+        (["--duration", "nan"], "--duration"),
+        (["--duration", "-3"], "--duration"),
+        (["--duration", "inf"], "--duration"),
+        (["--timeout", "nan"], "--timeout"),
+        (["--request-count", "0"], "--request-count"),
+        (["--request-count", "5", "--duration", "2"], "exclude each other"),
+        (["--isl", "2"], "isl"),
+        (["--seed", "-1"], "--seed"),
+        (["--metrics-port", "65536"], "--metrics-port"),
+        (["--agnets", "4"], "did you mean '--agents'"),
+        (["--agent", "4"], "--agent"),
+        (["--base-url", "http://127.0.0.1:1"], "only for openai, vllm"),
+        (["--backend", "vllm", "--device", "cuda"], "only for hf"),
+        (["--config", "absent.yaml"], "absent.yaml: no such file"),
+        (["--output-dir", "/dev/null/runs"], "--output-dir"),
+    ],
+)
+def test_a_mistake_in_usage_is_exit_2(cli, error_line, words, says):
+    assert says in error_line(cli("loadgen", "run", *FAST[:-2], *words), 2)
+
+
+def test_no_command_is_exit_2_and_names_them(cli, error_line):
+    assert "run, check, show, backends, models" in error_line(cli("loadgen"), 2)
+
+
+@pytest.mark.parametrize(
+    ("yaml", "says"),
+    [
+        ("agnets: 4", "unknown field 'agnets', did you mean 'agents'"),
+        ("duration: .nan", "duration"),
+        ("agents: 4..1", "'4..1' is empty"),
+        ("backend: {kind: hf, treads: 2}", "treads"),
+        ("backend: tgy", "'tgy' is unknown"),
+        ("- 1", "a mapping is wanted"),
+        ("a: [", "not readable as YAML"),
+    ],
+)
+def test_a_mistake_in_a_file_names_file_and_field(cli, error_line, tmp_path, yaml, says):
+    (tmp_path / "run.yaml").write_text(yaml)
+    line = error_line(cli("loadgen", "run", "--config", "run.yaml"), 2)
+    assert says in line
+
+
+def test_flags_win_over_the_file(cli, tmp_path):
+    (tmp_path / "run.yaml").write_text(
+        "model: tiny-gpt2\nagents: 1..8\nduration: 60\nisl: 8\nosl: 4\nmetrics_port: 0\n"
+    )
+    done = cli("loadgen", "run", "--config", "run.yaml", "--agents", "2", "--request-count", "3")
+    assert done.returncode == 0, done.stderr
+    run = Run.open(find_run(tmp_path / "runs", "latest"))
+    assert (run.manifest.config["agents"], run.manifest.config["request_count"]) == ([2], 3)
+    assert run.manifest.config["duration"] is None
+
+
+def test_a_server_that_is_not_running_is_exit_3_and_says_what_to_start(cli, error_line, free_port):
+    done = cli("loadgen", "run", "--backend", "vllm", "--base-url", f"http://127.0.0.1:{free_port}",
+               "--metrics-port", "0")  # fmt: skip
+    line = error_line(done, 3)
+    assert f"127.0.0.1:{free_port}" in line
+    assert "vllm serve" in line
+
+
+def test_a_model_the_server_lacks_is_exit_3_with_the_names(cli, error_line, fake):
+    url = fake("--model", "alpha", "--model", "beta")
+    words = ("loadgen", "run", "--backend", "openai", "--base-url", url, "--metrics-port", "0")
+    line = error_line(cli(*words, "--model", "betta"), 3)
+    assert "alpha" in line
+    assert "beta" in line
+    line = error_line(cli(*words), 3)
+    assert "alpha" in line
+
+
+def test_an_unknown_local_model_is_exit_3_with_the_names(cli, error_line):
+    done = cli("loadgen", "run", "--model", "tiny-gpt", "--metrics-port", "0")
+    assert "tiny-gpt2" in error_line(done, 3)
+
+
+def test_a_busy_metrics_port_is_exit_2_and_names_the_flag(cli, error_line):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        line = error_line(cli("loadgen", "run", *FAST[:-1], port, "--duration", "1"), 2)
+    assert "--metrics-port" in line
+    assert port in line
+
+
+def limit_files():
+    """No file may grow past 12 kB: what a full disk does, without filling one."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
+
+
+def test_a_disk_that_takes_no_more_is_exit_4_and_what_was_written_stays(
+    cli, error_line, fake, tmp_path
+):
+    url = fake("--service-seconds", "0.005")
+    done = cli("loadgen", "run", "--backend", "openai", "--base-url", url, "--metrics-port", "0",
+               "--agents", "2", "--duration", "30", preexec_fn=limit_files)  # fmt: skip
+    assert "requests.jsonl" in error_line(done, 4)
+    run = Run.open(find_run(tmp_path / "runs", "latest"))
+    records = list(run.records())
+    assert run.status in ("partial", "failed")
+    assert len(records) > 10
+    assert {record.outcome for record in records} == {"ok"}
+
+
+@pytest.mark.parametrize("failure", ["internal", "busy", "html", "cut", "no_finish"])
+def test_no_successful_request_is_exit_3_and_says_why(cli, error_line, fake, tmp_path, failure):
+    url = fake("--fail", f"all={failure}", "--service-seconds", "0.01")
+    done = cli("loadgen", "run", "--backend", "openai", "--base-url", url, "--model", "tiny",
+               "--metrics-port", "0", "--agents", "2,4", "--duration", "2")  # fmt: skip
+    line = error_line(done, 3)
+    assert "no request succeeded" in line
+    run = Run.open(find_run(tmp_path / "runs", "latest"))
+    assert run.status == "failed"
+    outcomes = {record.outcome for record in run.records()}
+    expected = {"internal": "server_error", "busy": "rejected", "html": "bad_stream",
+                "cut": "bad_stream", "no_finish": "truncated"}  # fmt: skip
+    assert outcomes == {expected[failure]}
+
+
+def test_a_context_that_is_too_short_is_refused_with_the_limit(cli, error_line):
+    done = cli("loadgen", "run", "--model", "tiny-gpt2", "--isl", "1000", "--osl", "100",
+               "--agents", "1", "--metrics-port", "0", "--duration", "1")  # fmt: skip
+    assert "1024" in error_line(done, 3)
+
+
+def test_check_and_the_lists(cli, fake):
+    url = fake("--model", "alpha")
+    found = cli("loadgen", "check", "--backend", "vllm", "--base-url", url, "--json")
+    assert found.returncode == 0, found.stderr
+    document = json.loads(found.stdout)
+    assert (document["model"], document["streaming"]) == ("alpha", True)
+    assert document["usage"] == "from the server"
+    models = {
+        m["name"]: m["parameters"] for m in json.loads(cli("loadgen", "models", "--json").stdout)
+    }
+    assert round(models["tiny-gpt2"] / 1e6, 3) == 0.103
+    assert round(models["gpt2-25m"] / 1e6, 3) == 25.016
+    backends = json.loads(cli("loadgen", "backends", "--json").stdout)
+    assert backends["vllm"]["address"] == "http://127.0.0.1:8000"
