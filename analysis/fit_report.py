@@ -124,7 +124,7 @@ def _law(fit: ScalingFit, entry: Json) -> str:
 def _coefficient(name: str, value: Json) -> list[str]:
     low, high = value.get("low"), value.get("high")
     bounds = "-" if low is None or high is None else f"[{_span(low, high)}]"
-    note = ", at the edge of what was tried" if value.get("one_sided") else ""
+    note = ", on its bound" if value.get("one_sided") else ""
     return [name, f"{value['value']:.4g} {value['unit']}", bounds, f"{value['class']}{note}"]
 
 

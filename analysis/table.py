@@ -89,15 +89,24 @@ def block_number(requests: int, seconds: float, latency: float | None) -> int:
 def split_instants(
     instants: Sequence[float], start: float, end: float, blocks: int
 ) -> tuple[float, ...]:
-    """How many of `instants` fall into each of `blocks` equal parts of [start, end).
+    """Completions at `instants` over `blocks` equal parts of [start, end).
 
-    Every instant counts once: one on or past the edges belongs to the outermost block.
+    A completion counts evenly over the time since the one before it, so that a block's edge
+    between two completions adds no scatter of its own. The parts add up to len(instants).
     """
-    counts = [0] * blocks
-    scale = blocks / (end - start)
-    for instant in instants:
-        counts[min(blocks - 1, max(0, int((instant - start) * scale)))] += 1
-    return tuple(float(count) for count in counts)
+    times, counts = [start], [0.0]
+    for done, instant in enumerate(sorted(instants), 1):
+        at = min(max(instant, start), end)
+        if at > times[-1]:
+            times.append(at)
+            counts.append(float(done))
+        else:
+            counts[-1] = float(done)
+    if times[-1] < end:
+        times.append(end)
+        counts.append(counts[-1])
+    counts[0] = 0.0
+    return split_cumulative(times, counts, blocks)
 
 
 def split_cumulative(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from typing import Any, Literal, Self
 
 # History of the schema. Every version stays readable; tests/golden/runs holds a run of each.
@@ -235,8 +236,13 @@ class Manifest:
 
 
 def _known(kind: Any, line: Mapping[str, Any]) -> dict[str, Any]:
-    names = {f.name for f in fields(kind)}
+    names = _names(kind)
     return {name: value for name, value in line.items() if name in names}
+
+
+@cache
+def _names(kind: Any) -> frozenset[str]:
+    return frozenset(f.name for f in fields(kind))
 
 
 def _compact(line: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+import orjson
+
 from contract.errors import ConfigError, DataError, nearest
 from contract.records import (
     SCHEMA_VERSION,
@@ -209,7 +211,7 @@ def _read_stages(path: Path) -> tuple[list[Stage], bool]:
 
 
 def _object(line: bytes) -> dict[str, Any]:
-    document = json.loads(line)
+    document = orjson.loads(line)  # twice as fast as json, and a million lines are usual
     if not isinstance(document, dict):
         raise ValueError(f"an object is wanted, found {type(document).__name__}")
     return document

@@ -7,6 +7,7 @@ distribution of the degrees of freedom there are, so that few blocks give honest
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -76,7 +77,8 @@ def stage_interval(point: ScalingPoint, confidence: float = CONFIDENCE) -> Estim
     Raises FitError on fewer than two blocks: one block has no scatter.
     """
     blocks = _blocks(point)
-    half = float(stdtrit(len(blocks) - 1, 0.5 + confidence / 2.0)) * _relative_se(blocks)
+    error = max(_relative_se(blocks), _resolution(point))
+    half = float(stdtrit(len(blocks) - 1, 0.5 + confidence / 2.0)) * error
     x = point.requests_per_second
     return Estimate(value=x, low=max(0.0, x * (1.0 - half)), high=x * (1.0 + half))
 
@@ -95,9 +97,18 @@ def _relative_se(blocks: Array) -> float:
     return float(blocks.std(ddof=1) / np.sqrt(len(blocks)) / blocks.mean())
 
 
+def _resolution(point: ScalingPoint) -> float:
+    """Relative error that counting whole requests leaves, however regular they are.
+
+    Each edge of the window cuts a request at a uniform place: two residuals of variance 1/12.
+    """
+    return 1.0 / (math.sqrt(6.0) * math.fsum(point.block_counts))
+
+
 def measurement_error(points: Sequence[ScalingPoint]) -> float:
     """Root mean square of the points' relative standard errors, from their own blocks."""
-    return float(np.sqrt(np.mean([_relative_se(_blocks(point)) ** 2 for point in points])))
+    errors = [max(_relative_se(_blocks(point)), _resolution(point)) for point in points]
+    return float(np.sqrt(np.mean(np.square(errors))))
 
 
 def _widening(freedom: int) -> float:
@@ -151,7 +162,7 @@ def resample(
     Over repetitions where every level has three or more, else over blocks of time. `scatter` is
     the standard deviation of ln X about the law, known to `freedom` degrees of freedom: what
     exceeds the blocks' own share of it (stages differ by more than one stage's blocks can show)
-    is added as normal noise.
+    is added as normal noise, and never less than counting whole requests leaves.
     """
     agents = np.array([point.agents for point in points], dtype=float)
     log_x = np.log([point.requests_per_second for point in points])
@@ -159,7 +170,8 @@ def resample(
     if counts.min() >= 3:
         return np.asarray(log_x + _over_repetitions(rng, agents, log_x, resamples))
     deviations = _over_blocks(rng, points, resamples)
-    unseen = scatter**2 - float(deviations.var(axis=0).mean())
+    least = float(np.mean([_resolution(point) ** 2 for point in points]))
+    unseen = max(scatter**2, least) - float(deviations.var(axis=0).mean())
     spread = _widening(max(2, freedom)) * np.sqrt(max(0.0, unseen))
     noise = rng.standard_normal(deviations.shape) * spread
     return np.asarray(log_x + deviations + noise)

@@ -81,8 +81,6 @@ def test_a_line_cut_by_a_crash_is_dropped_and_said_so(synthetic_run, tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"due": math.nan}, "has due = nan, expected a finite number"),
-        ({"ended": math.inf}, "has ended = inf"),
         ({"due": "soon"}, "has due = 'soon', expected a finite number"),
         ({"sent": 0.0}, "has sent = 0.0 before due"),
         ({"last_token": 0.5}, "has last_token = 0.5 before first_token"),
@@ -103,6 +101,17 @@ def test_a_record_that_cannot_be_is_named(synthetic_run, tmp_path, change, says)
         table(path)
     assert says in str(caught.value)
     assert "requests.jsonl: request (stage 1, agent 0, seq 5)" in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_number_json_does_not_know_is_an_unreadable_line(synthetic_run, tmp_path, bad):
+    path = synthetic_run(levels=(1, 2, 4)).write(tmp_path)
+    file = path / "requests.jsonl"
+    lines = file.read_text().splitlines()
+    lines[5] = json.dumps({**json.loads(lines[5]), "due": bad})
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match="line 6 is not a request record"):
+        table(path)
 
 
 def test_records_that_disagree_with_their_stage_line_are_refused(synthetic_run, tmp_path):
