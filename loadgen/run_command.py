@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -172,6 +171,8 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def _loop_run(conduct: Conduct) -> None:
+    import asyncio
+
     from loadgen.console import watch
 
     factory = None
