@@ -1,8 +1,10 @@
-"""Fixtures shared between test folders: synthetic runs, and the real Prometheus binaries."""
+"""Fixtures shared between test folders: virtual time, synthetic runs, the Prometheus binaries."""
 
 from __future__ import annotations
 
+import asyncio
 import random
+import selectors
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -162,3 +164,35 @@ def _binary(name: str) -> str:
     if path is None:
         pytest.fail(f"{name} is not installed: {INSTALL}")
     return path
+
+
+class JumpingSelector(selectors.DefaultSelector):
+    """Never waits: it hands the time it was asked to wait to the loop's clock."""
+
+    waited = 0.0
+
+    def select(self, timeout=None):
+        if timeout is None:
+            raise AssertionError("everything waits and no timer is set: a deadlock")
+        self.waited += timeout
+        return super().select(0)
+
+
+class JumpingLoop(asyncio.SelectorEventLoop):
+    def __init__(self):
+        self.jumping = JumpingSelector()
+        super().__init__(self.jumping)
+
+    def time(self):
+        return self.jumping.waited
+
+
+@pytest.fixture(scope="session")
+def jump():
+    """`jump(coroutine)` runs it in virtual time and returns its result."""
+
+    def run(coroutine):
+        with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+            return runner.run(coroutine)
+
+    return run
