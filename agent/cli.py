@@ -26,10 +26,10 @@ _OVERRIDES = ("address", "port", "gpu_interval", "host_interval", "require_gpu")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    return run(_parser(), argv)
+    return run(build_parser(), argv)
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
     parser = Parser(
         prog="agent",
         description="Telemetry sidecar: GPU and host as Prometheus series.",

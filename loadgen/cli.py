@@ -11,7 +11,7 @@ from contract.commandline import VERSION, Parser, run
 from loadgen import run_command
 
 
-def parser() -> Parser:
+def build_parser() -> Parser:
     """The whole command line."""
     top = Parser(prog="loadgen", description=__doc__)
     top.add_argument("--version", action="version", version=f"loadstone {VERSION}")
@@ -95,4 +95,4 @@ def show_command(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `loadgen` script."""
-    return run(parser(), argv)
+    return run(build_parser(), argv)

@@ -80,12 +80,9 @@ def run_summary(manifest: Manifest, stages: Sequence[dict[str, Any]]) -> dict[st
 
 
 def table(stages: Sequence[dict[str, Any]]) -> str:
-    """The final table by N, and below it every verdict that failed."""
-    header = [
-        "agents", "ok/total", "req/s", "tok/s", "in flight",
-        "TTFT ms p50/p95/p99", "TPOT ms", "ITL ms", "e2e ms", "lag ms send/loop p99", "verdict",
-    ]  # fmt: skip
-    text = render(header, [_row(stage) for stage in stages])
+    """The final tables by N, and below them every verdict that failed."""
+    rates = ["agents", "ok/total", "req/s", "tok/s", "in flight", "send lag", "loop lag", "verdict"]
+    spreads = ["agents", "TTFT", "TPOT", "ITL", "e2e"]
     doubts = [
         f"  agents {stage['agents']}: {verdict['name']}: {verdict['says']}"
         for stage in stages
@@ -93,28 +90,40 @@ def table(stages: Sequence[dict[str, Any]]) -> str:
         if verdict["checked"] and not verdict["ok"]
     ]
     outcomes = [
-        f"  agents {stage['agents']}: not ok: {_named(stage['outcomes'])}"
+        f"  agents {stage['agents']}: not ok: {named}"
         for stage in stages
-        if _named(stage["outcomes"])
+        if (named := _not_ok(stage["outcomes"]))
     ]
-    return "\n".join([text, *outcomes, *doubts])
+    blocks = [
+        render(rates, [_rates(stage) for stage in stages]),
+        *outcomes,
+        *doubts,
+        "",
+        "milliseconds, p50/p95/p99; the lags above are p99",
+        render(spreads, [_spreads(stage) for stage in stages]),
+    ]
+    return "\n".join(blocks)
 
 
-def _row(stage: dict[str, Any]) -> list[str]:
-    total = sum(stage["outcomes"].values())
+def _level(stage: dict[str, Any]) -> str:
+    return str(stage["agents"]) + (f" #{stage['repeat'] + 1}" if stage["repeat"] else "")
+
+
+def _rates(stage: dict[str, Any]) -> list[str]:
     failed = [v["name"] for v in stage["verdicts"] if v["checked"] and not v["ok"]]
-    verdict = "ok" if stage["good"] else ", ".join(failed) or "cut short"
-    lags = "/".join(_ms(stage[name], "p99") for name in ("send_lag", "loop_lag"))
     return [
-        str(stage["agents"]) + (f" #{stage['repeat'] + 1}" if stage["repeat"] else ""),
-        f"{stage['outcomes'].get('ok', 0)}/{total}",
+        _level(stage),
+        f"{stage['outcomes'].get('ok', 0)}/{sum(stage['outcomes'].values())}",
         _number(stage["requests_per_second"]),
         _number(stage["output_tokens_per_second"]),
         _number(stage["in_flight"]),
-        *(_triple(stage[name]) for name in ("ttft", "tpot", "itl", "e2e")),
-        lags,
-        verdict,
+        *(_ms(stage[name], "p99") for name in ("send_lag", "loop_lag")),
+        "ok" if stage["good"] else ", ".join(failed) or "cut short",
     ]
+
+
+def _spreads(stage: dict[str, Any]) -> list[str]:
+    return [_level(stage), *(_triple(stage[name]) for name in ("ttft", "tpot", "itl", "e2e"))]
 
 
 def _spread(values: Sequence[float]) -> dict[str, float] | None:
@@ -141,5 +150,5 @@ def _number(value: float | None) -> str:
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
 
 
-def _named(outcomes: dict[str, int]) -> str:
+def _not_ok(outcomes: dict[str, int]) -> str:
     return ", ".join(f"{n} {name}" for name, n in outcomes.items() if name != "ok" and n)

@@ -44,9 +44,9 @@ def metrics() -> str:
 
 
 def commands() -> str:
-    from agent.cli import parser as agent
-    from analysis.cli import parser as analysis
-    from loadgen.cli import parser as loadgen
+    from agent.cli import build_parser as agent
+    from analysis.cli import build_parser as analysis
+    from loadgen.cli import build_parser as loadgen
 
     lines = ["# Command lines", "", "Generated from `--help` by `make docs`."]
     for build in (loadgen, agent, analysis):

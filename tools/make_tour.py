@@ -16,7 +16,7 @@ from pathlib import Path
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BLOCK = re.compile(r"(<!-- tour: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-WIDTH = 118
+WIDTH = 130
 
 
 def output_of(command: str, folder: str) -> str:

@@ -17,6 +17,8 @@ from loadgen.local_models import DEFAULT_MODEL
 from loadgen.stopwatch import Facts, Stopwatch
 
 DEVICES = ("cpu", "cuda", "auto")
+# Torch's first passes are several times slower than the rest: they are nobody's request.
+WARM_UP_PASSES, WARM_UP_TOKENS = 5, 16
 
 
 class HfBackend:
@@ -49,8 +51,10 @@ class HfBackend:
         self._jobs: set[Job] = set()
 
     async def open(self) -> Target:
-        """Load the model; the event loop stays free. TargetError or ConfigError say what to do."""
+        """Load the model and run it a few times, as servers do before they call themselves ready;
+        the event loop stays free. TargetError or ConfigError say what to do."""
         self._engine = await asyncio.wrap_future(self._worker.submit(load, self._settings))
+        await asyncio.wrap_future(self._worker.submit(_warm_up, self._engine))
         return self._engine.target
 
     def tokenizer(self) -> Tokenizer | None:
@@ -126,3 +130,8 @@ def _facts(
         error=error,
         server=None if done is None else done.server,
     )
+
+
+def _warm_up(engine: Engine) -> None:
+    for _ in range(WARM_UP_PASSES):
+        engine.generate(Job([0] * WARM_UP_TOKENS, WARM_UP_TOKENS, lambda: None))
