@@ -1,199 +1,104 @@
-"""A server that speaks the OpenAI protocol with scripted timing, failures and a log of its own.
-
-It generates words without a model: each request holds one of `slots` for exactly its service
-time, tokens leave on an absolute schedule within it, and `GET /fake/log` tells what really
-happened, so that whatever a client measures can be held against the server's own truth.
-
-    python -m loadgen.fakes.openai_server --slots 3 --service-seconds 0.1 --port 0 --model tiny
-"""
+"""The command line of the scripted OpenAI-protocol server."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import time
-from types import TracebackType
-from typing import Any, Self
+import signal
+from collections.abc import Sequence
 
-from loadgen.fakes.http import HEAD_BUDGET, Call, Line
-from loadgen.fakes.openai_answers import DONE, Job, asked, error, event, job
-from loadgen.fakes.script import HALF_WAY, Script
-from loadgen.fakes.slots import Slots, VisitLog
-
-
-class FakeServer:
-    """The scripted server in this process: `async with FakeServer(Script()) as server:`."""
-
-    def __init__(self, script: Script | None = None, *, port: int = 0) -> None:
-        self.script = script or Script()
-        self.log = VisitLog()
-        self.connections = 0  # ever accepted
-        self._port = port
-        self._slots = Slots(self.script.slots)
-        self._lines: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
-
-    @property
-    def url(self) -> str:
-        """`http://127.0.0.1:PORT`, once entered."""
-        return f"http://127.0.0.1:{self._port}"
-
-    @property
-    def open_connections(self) -> int:
-        """Connections open now."""
-        return len(self._lines)
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(
-            self._accept, "127.0.0.1", self._port, limit=HEAD_BUDGET, backlog=1024
-        )
-        self._port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        fault: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in tuple(self._lines):
-            task.cancel()
-        await asyncio.gather(*self._lines, return_exceptions=True)
-        await self._server.wait_closed()
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        task = asyncio.create_task(
-            self._converse(Line(reader, writer, split=self.script.split_bytes))
-        )
-        self._lines.add(task)
-        task.add_done_callback(self._lines.discard)
-
-    async def _converse(self, line: Line) -> None:
-        try:
-            while line.open and (call := await line.receive()) is not None:
-                await self._route(line, call)
-        except ConnectionError:
-            line.open = False
-        except asyncio.CancelledError:
-            line.abort()
-            raise
-        finally:
-            await line.close()
-
-    async def _route(self, line: Line, call: Call) -> None:
-        if call.method == "POST" and call.path in ("/v1/completions", "/v1/chat/completions"):
-            await self._complete(line, call)
-        elif call.method == "GET" and (page := self._page(call.path)) is not None:
-            await line.answer_json(200, page)
-        else:
-            await line.answer_json(404, {"detail": "Not Found"})
-
-    def _page(self, path: str) -> dict[str, Any] | None:
-        if path == "/v1/models" and self.script.lists_models:
-            listed = [{"id": m, "object": "model", "owned_by": "fake"} for m in self.script.models]
-            return {"object": "list", "data": listed}
-        if path == "/fake/log":
-            return self.log.to_json()
-        return {"/version": {"version": "fake-1"}, "/health": {}}.get(path)
-
-    async def _complete(self, line: Line, call: Call) -> None:
-        visit = self.log.arrive()
-        outcome, at = "gone", None
-        try:
-            request = asked(call.path, call.body, self.script.models)
-            failure = self.script.failure(visit.index)
-            if isinstance(request, str):
-                await line.answer_json(404 if "exist" in request else 400, error(request))
-                outcome = "rejected"
-            elif await self._fails_at_once(line, failure):
-                outcome = failure or "busy"
-            else:
-                outcome, at = await self._serve(line, job(visit, request, self.script))
-        finally:
-            self.log.depart(visit, outcome, at)
-
-    async def _fails_at_once(self, line: Line, failure: str | None) -> bool:
-        limit = self.script.queue_limit
-        full = limit is not None and self._slots.full and self._slots.waiting >= limit
-        if failure == "busy" or full:
-            document = error("The engine is busy.", 503, "Service Unavailable")
-            await line.answer_json(503, document, {"Retry-After": "1"})
-        elif failure == "rate_limit":
-            await line.answer_json(429, error("Too many requests.", 429, "RateLimitError"))
-        elif failure == "internal":
-            await line.answer_json(500, error("The engine failed.", 500, "InternalServerError"))
-        elif failure == "html":
-            await line.answer(200, b"<html><body>Welcome</body></html>", "text/html")
-        elif failure == "redirect":
-            await line.answer(307, b"", "text/plain", {"Location": "/elsewhere"})
-        elif failure == "drop":
-            line.open = False
-        else:
-            return False
-        return True
-
-    async def _serve(self, line: Line, job: Job) -> tuple[str, float]:
-        """Hold a slot for the whole answer; the outcome, and the instant the slot was left."""
-        start = await self._slots.enter()
-        outcome = "gone"
-        try:
-            if not line.gone:
-                job.visit.start = start
-                outcome = await (self._stream if job.stream else self._whole)(line, job, start)
-        except ConnectionError:
-            line.open = False
-        finally:
-            left = self._slots.leave()
-        return outcome, left
-
-    async def _whole(self, line: Line, job: Job, start: float) -> str:
-        await _until(start + job.leaves[-1])
-        job.visit.output_tokens = len(job.words)
-        await line.answer_json(200, job.whole())
-        return "ok"
-
-    async def _stream(self, line: Line, job: Job, start: float) -> str:
-        await line.start_stream("text/event-stream; charset=utf-8")
-        if job.chat:
-            await line.chunks(job.role())
-        *texts, last = job.texts
-        breaks = (len(texts) + 1) // 2 if job.failure in HALF_WAY else None
-        for number, leave in enumerate(job.leaves):
-            await _until(start + leave)
-            if line.gone:
-                return "gone"
-            if number == breaks:
-                return await self._break(line, job.failure or "")
-            job.visit.output_tokens = min((number + 1) * job.chunk_words, len(job.words))
-            if number < len(texts):
-                await line.chunks(job.token(texts[number]))
-        await line.chunks(*job.stream_end(last, start - job.visit.arrival), last=True)
-        line.open = line.open and not self.script.close_after_stream
-        return "ok"
-
-    async def _break(self, line: Line, failure: str) -> str:
-        if failure in ("error_event", "not_json"):
-            died = event(error("The engine died.", 500, "InternalServerError"))
-            broken = died if failure == "error_event" else b"data: {not json\n\n"
-            await line.chunks(broken, DONE, last=True)
-            return failure
-        if failure == "stall":
-            await line.until_gone()
-        elif failure == "reset":
-            line.reset()
-        line.open = False
-        return failure
+from contract.commandline import Parser, integer, number, run
+from contract.errors import ConfigError, nearest
+from loadgen.fakes.script import FAILURES, Script
+from loadgen.fakes.server import FakeServer
 
 
-async def _until(instant: float) -> None:
-    """Sleep to a monotonic instant; never wakes before it."""
-    while (left := instant - time.monotonic()) > 0:  # noqa: ASYNC110 - a deadline, not a poll
-        await asyncio.sleep(left)
+def parser() -> Parser:
+    """Its options."""
+    failures = "\n".join(f"  {name:12} {says}" for name, says in FAILURES.items())
+    parser = Parser(
+        prog="python -m loadgen.fakes.openai_server",
+        description="A scripted server that speaks the OpenAI protocol; its log: GET /fake/log.",
+        epilog=f"failures:\n{failures}",
+    )
+    seconds = number(at_least=0)
+    add = parser.add_argument
+    add("--port", type=integer(at_least=0, at_most=65535), default=0, help="0: any free one")
+    add("--model", action="append", metavar="NAME", help="served model, repeatable (tiny)")
+    add("--slots", type=integer(at_least=1), default=1)
+    add("--service-seconds", type=seconds, help="time in the slot, whatever is generated (0.1)")
+    add("--prefill-seconds", type=seconds, default=0.0, help="with --token-seconds")
+    add("--token-seconds", type=seconds, help="instead of --service-seconds")
+    add("--tokens-per-chunk", type=integer(at_least=1), default=1)
+    add("--jitter", type=number(at_least=0, at_most=1), default=0.0, help="share of service time")
+    add("--seed", type=integer(at_least=0), default=0)
+    add("--queue-limit", type=integer(at_least=0), help="waiting requests beyond it get 503")
+    add("--no-usage", action="store_true")
+    add("--metrics", action="store_true", help="per-request metrics beside usage, as vLLM's")
+    add("--close-after-stream", action="store_true")
+    add("--fail", action="append", default=[], metavar="INDEX=FAILURE", help="or all=FAILURE")
+    parser.set_defaults(command=_serve)
+    return parser
+
+
+def script(arguments: argparse.Namespace) -> Script:
+    """The script its options describe."""
+    failures = dict(_failure(text) for text in arguments.fail)
+    always = failures.pop("all", None)
+    service = arguments.service_seconds
+    if arguments.token_seconds is None and service is None:
+        service = 0.1
+    return Script(
+        slots=arguments.slots,
+        service_seconds=service,
+        prefill_seconds=arguments.prefill_seconds,
+        token_seconds=arguments.token_seconds or 0.0,
+        tokens_per_chunk=arguments.tokens_per_chunk,
+        jitter=arguments.jitter,
+        seed=arguments.seed,
+        models=tuple(arguments.model or ("tiny",)),
+        usage=not arguments.no_usage,
+        metrics=arguments.metrics,
+        queue_limit=arguments.queue_limit,
+        close_after_stream=arguments.close_after_stream,
+        failures={int(index): failure for index, failure in failures.items()},
+        always=always,
+    )
+
+
+def _failure(text: str) -> tuple[str, str]:
+    index, _, failure = text.partition("=")
+    if index != "all" and not (index.isascii() and index.isdigit()):
+        raise ConfigError(f"--fail '{text}': INDEX is a request's number from 0, or 'all'")
+    if failure not in FAILURES:
+        names = ", ".join(FAILURES)
+        raise ConfigError(f"--fail '{text}'{nearest(failure, FAILURES)}; allowed: {names}")
+    return index, failure
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    return asyncio.run(_serve_until_signalled(script(arguments), arguments.port))
+
+
+async def _serve_until_signalled(plan: Script, port: int) -> int:
+    stop = asyncio.Event()
+    for number_ in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number_, stop.set)
+    server = FakeServer(plan, port=port)
+    try:
+        await server.__aenter__()
+    except OSError as error:
+        raise ConfigError(f"--port {port}: {error.strerror}") from error
+    print(f"listening on {server.url}", flush=True)
+    await stop.wait()
+    await server.__aexit__(None, None, None)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run it; returns the exit code."""
+    return run(parser(), argv)
 
 
 if __name__ == "__main__":
-    from loadgen.fakes.openai_command import main
-
     raise SystemExit(main())

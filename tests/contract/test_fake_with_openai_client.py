@@ -12,9 +12,9 @@ import openai
 import pytest
 
 from contract.errors import ConfigError
-from loadgen.fakes.openai_command import parser, script
-from loadgen.fakes.openai_server import FakeServer
+from loadgen.fakes.openai_server import parser, script
 from loadgen.fakes.script import FAILURES, Script
+from loadgen.fakes.server import FakeServer
 
 ASK = {"model": "tiny", "prompt": "bada bade badi", "max_tokens": 5}
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "bada"}], "max_tokens": 3}

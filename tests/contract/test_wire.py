@@ -10,8 +10,8 @@ import pytest
 from contract.errors import ConfigError, TargetError
 from loadgen.backends.base import Request
 from loadgen.backends.openai import OpenAiDialect
-from loadgen.fakes.openai_server import FakeServer
 from loadgen.fakes.script import Script
+from loadgen.fakes.server import FakeServer
 from loadgen.stopwatch import Ids, Stopwatch, record
 from loadgen.wire import ServerBackend
 
