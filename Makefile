@@ -6,7 +6,7 @@ PY := .venv/bin/python
 STAMP := .venv/.installed-$(shell printf '%s' "$(CURDIR)" | cksum | cut -d' ' -f1)
 EXTRAS := fast,hf,analysis,gpu,dev
 
-.PHONY: setup demo test check e2e docs fix bench gpu-check constraints prometheus clean
+.PHONY: setup demo test check e2e docs tour fix bench gpu-check constraints prometheus clean
 
 setup: $(STAMP)
 
@@ -41,6 +41,9 @@ check: setup prometheus
 docs: setup
 	$(PY) tools/compile_catalog.py
 	$(PY) tools/make_docs.py
+
+# Runs the README's tour for real and rewrites its output: half a minute of load on this machine.
+tour: docs
 	$(PY) tools/make_tour.py
 
 fix: setup

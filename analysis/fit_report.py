@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from analysis.fits.scaling import LAWS
 from analysis.fits.scaling_fit import ScalingFit
 from analysis.fitted import ceiling_reached, point, rate_interval
 from analysis.queueing import md1_sojourn_quantile
@@ -13,17 +14,7 @@ from analysis.table import StageRow, Table
 
 UTILISATIONS = (0.3, 0.5, 0.7, 0.9)
 QUANTILES = (0.50, 0.95, 0.99)
-FORMULAS = {
-    "hinge": "X(N) = min(N, M) / (M S)",
-    "amdahl": "X(N) = X1 N / (1 + sigma (N - 1))",
-    "power": "X(N) = X1 N^(1 - alpha)",
-}
-_ORIGIN = {
-    ("hinge", "fitted"): "1 / ceiling",
-    ("hinge", "extrapolated"): "1 / ceiling, which no stage reached: an upper limit",
-    ("amdahl", "measured"): "mean latency at one agent",
-    ("power", "measured"): "mean latency at one agent",
-}
+_FORMULAS = {law.name: law.formula for law in LAWS}
 
 Json = dict[str, Any]
 
@@ -101,7 +92,7 @@ def result(table: Table, fit: ScalingFit, entry: Json, output: str) -> str:
     del table
     sections = [
         _law(fit, entry),
-        _service(fit, entry),
+        _service(entry),
         _limits(fit),
         f"written: {output}",
     ]
@@ -110,7 +101,7 @@ def result(table: Table, fit: ScalingFit, entry: Json, output: str) -> str:
 
 def _law(fit: ScalingFit, entry: Json) -> str:
     choice = "chosen" if fit.selected else "assumed: three levels cannot choose a law"
-    lines = [f"law: {fit.law} ({choice})    {FORMULAS[fit.law]}"]
+    lines = [f"law: {fit.law} ({choice})    {_FORMULAS[fit.law]}"]
     shown = {**entry["derived"], **entry["coefficients"]}
     lines.append(_aligned([_coefficient(name, value) for name, value in shown.items()]))
     if fit.loo_error:
@@ -128,10 +119,9 @@ def _coefficient(name: str, value: Json) -> list[str]:
     return [name, f"{value['value']:.4g} {value['unit']}", bounds, f"{value['class']}{note}"]
 
 
-def _service(fit: ScalingFit, entry: Json) -> str:
+def _service(entry: Json) -> str:
     service = entry["coefficients"]["service_time"]
-    origin = _ORIGIN.get((fit.law, service["class"]), "1 / X1 of the law")
-    head = f"service time {service['value']:.4g} s ({service['class']}: {origin})"
+    head = f"service time {service['value']:.4g} s ({service['class']}: {service['from']})"
     title = "latency of one server taking random arrivals one at a time (M/D/1, exact):"
     columns = ["utilisation", "requests/s", "p50", "p95", "p99"]
     rows = [

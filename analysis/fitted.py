@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.fits.bootstrap import Estimate, ScalingPoint, stage_interval
+from analysis.fits.scaling import LAWS
 from analysis.fits.scaling_fit import ScalingFit
 from analysis.table import StageRow, Table, weighted_mean
 from contract.errors import FitError
@@ -18,11 +19,9 @@ from contract.rundir import replace_json
 SCHEMA = 1
 SPACE = "ln X(N)"
 UNITS = {
-    "hinge_m": "agents",
     "service_time": "s",
     "throughput_n1": "requests/s",
-    "amdahl_sigma": "1",
-    "power_alpha": "1",
+    **{law.shape: law.unit for law in LAWS},
 }
 _BOOTSTRAP = "least squares in ln X(N); bootstrap over blocks of time or repetitions"
 _MEAN = "mean over measured requests that ended ok"
@@ -106,15 +105,20 @@ def service_time(fit: ScalingFit, used: Sequence[StageRow], common: Json) -> Jso
     without that level 1 / X1, from the law.
     """
     if fit.law == "hinge":
-        kind = "fitted" if ceiling_reached(fit) else "extrapolated"
-        return _estimate("service_time", fit.parameters["service_time"], common, kind)
+        reached = ceiling_reached(fit)
+        estimate = fit.parameters["service_time"]
+        origin = "1 / ceiling" if reached else "1 / ceiling, which no stage reached: an upper limit"
+        kind = "fitted" if reached else "extrapolated"
+        return {**_estimate("service_time", estimate, common, kind), "from": origin}
     alone = [row for row in used if row.agents == 1 and row.mean_latency is not None]
     latency = weighted_mean(alone, "mean_latency")
     if latency is None:
         x1 = fit.parameters["throughput_n1"]
         inverse = Estimate(1 / x1.value, 1 / x1.high, 1 / x1.low)
-        return _estimate("service_time", inverse, common, "extrapolated")
+        estimated = _estimate("service_time", inverse, common, "extrapolated")
+        return {**estimated, "from": "1 / X1 of the law"}
     return {
+        "from": "mean latency at one agent",
         **_measured(latency, "s", alone, common),
         **_latency_bounds(latency, alone),
     }

@@ -23,10 +23,11 @@ MODEL = ("params", "layers", "kv_heads", "query_heads", "head_dim")
 Document = dict[str, Any]
 
 
-def full_value(given: Any, defaults: Document, date: str, where: str) -> Document:
+def full_value(given: Any, defaults: Document, date: str | None, where: str) -> Document:
     """One value with unit, class, source and date; ValueError names what is missing."""
     own = given if isinstance(given, dict) else {"value": given}
     value = {"date": date, **defaults, **own}
+    value["date"] = str(value["date"] or "")  # YAML reads a date where JSON has text
     for field in ("value", "unit", "class", "source", "date"):
         if value.get(field) in (None, ""):
             raise ValueError(f"{where}: no {field}")
@@ -42,7 +43,8 @@ def full_value(given: Any, defaults: Document, date: str, where: str) -> Documen
 
 def filled_row(row: Document, names: tuple[str, ...], table: Document, where: str) -> Document:
     """The row with every value in `names`, and any other given as a mapping, spelled out."""
-    defaults, date = table.get("defaults", {}), str(table["date"])
+    defaults = table.get("defaults", {})
+    date = str(table["date"]) if "date" in table else None
     filled = dict(row)
     for name in names:
         if name not in row:
@@ -53,14 +55,17 @@ def filled_row(row: Document, names: tuple[str, ...], table: Document, where: st
     return filled
 
 
-def keyed(table: Document, keys: tuple[str, ...], names: tuple[str, ...], title: str) -> Document:
-    """The table's rows by their key (several parts joined by a slash), each key once."""
+def keyed(
+    tables: list[Document], keys: tuple[str, ...], names: tuple[str, ...], title: str
+) -> Document:
+    """The tables' rows by their key (several parts joined by a slash), each key once."""
     rows: Document = {}
-    for row in table["rows"]:
-        key = "/".join(row[part] for part in keys)
-        if key in rows:
-            raise ValueError(f"{title}: {key} twice")
-        rows[key] = filled_row(row, names, table, f"{title}[{key}]")
+    for table in tables:
+        for row in table["rows"]:
+            key = "/".join(row[part] for part in keys)
+            if key in rows:
+                raise ValueError(f"{title}: {key} twice")
+            rows[key] = filled_row(row, names, table, f"{title}[{key}]")
     return rows
 
 
@@ -83,15 +88,15 @@ def compile_catalog(hardware: Document, models: Document) -> Document:
         "schema": 1,
         "reference": hardware["reference"],
         "hardware": keyed(hardware["hardware"], ("name",), HARDWARE, "hardware"),
-        "models": keyed(models["models"], ("name",), MODEL, "models"),
-        "engines": keyed(models["engines"], ("name",), ("max_batch",), "engines"),
+        "models": keyed([models["models"]], ("name",), MODEL, "models"),
+        "engines": keyed([models["engines"]], ("name",), ("max_batch",), "engines"),
         "quantizations": keyed(
-            models["quantizations"], ("name",), ("bits", "speedup"), "quantizations"
+            [models["quantizations"]], ("name",), ("bits", "speedup"), "quantizations"
         ),
         "throughput": keyed(
-            models["throughput"], (*entry, "quantization"), ("tokens_per_second",), "throughput"
+            [models["throughput"]], (*entry, "quantization"), ("tokens_per_second",), "throughput"
         ),
-        "step_time": keyed(models["step_time"], entry, ("fixed", "per_sequence"), "step_time"),
+        "step_time": keyed([models["step_time"]], entry, ("fixed", "per_sequence"), "step_time"),
         "step_time_measured_up_to": models["step_time"]["measured_up_to"],
         "quality": quality_rows(models["quality"]),
         "quality_note": models["quality"]["note"],

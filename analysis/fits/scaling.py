@@ -29,14 +29,17 @@ _GOLDEN = (5.0**0.5 - 1.0) / 2.0
 
 @dataclass(frozen=True)
 class Law:
-    """One law: `shape` names its parameter, `log_gain(agents, shape)` is ln (X(N) / X1).
+    """One law of one shape: `shape` names that parameter, in `unit`.
 
+    `log_gain(agents, shape)` is ln (X(N) / X1);
     `bounds(agents)` are the edges of the search, given the levels; `profile(agents, log_x)`
     returns the best shape for every row of `log_x` (fits × points).
     """
 
     name: str
+    formula: str
     shape: str
+    unit: str
     parameters: int
     log_gain: Callable[[Array, Array], Array]
     bounds: Callable[[Array], tuple[float, float]]
@@ -133,7 +136,9 @@ def _power_profile(agents: Array, log_x: Array) -> Array:
 
 HINGE = Law(
     name="hinge",
+    formula="X(N) = min(N, M) / (M S)",
     shape="hinge_m",
+    unit="agents",
     parameters=2,
     log_gain=_hinge_gain,
     bounds=lambda agents: (float(agents.min()), float(agents.max())),
@@ -141,7 +146,9 @@ HINGE = Law(
 )
 AMDAHL = Law(
     name="amdahl",
+    formula="X(N) = X1 N / (1 + sigma (N - 1))",
     shape="amdahl_sigma",
+    unit="1",
     parameters=2,
     log_gain=_amdahl_gain,
     bounds=lambda _agents: (0.0, 1.0),
@@ -149,7 +156,9 @@ AMDAHL = Law(
 )
 POWER = Law(
     name="power",
+    formula="X(N) = X1 N^(1 - alpha)",
     shape="power_alpha",
+    unit="1",
     parameters=2,
     log_gain=_power_gain,
     bounds=lambda _agents: (0.0, 1.5),

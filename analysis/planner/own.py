@@ -92,14 +92,26 @@ def _whole(agents: float) -> int:
     return max(1, int(agents))
 
 
+def _hinge(n: float, law: dict[str, float]) -> float:
+    return min(n, law["hinge_m"]) / (law["hinge_m"] * law["service_time"])
+
+
+def _amdahl(n: float, law: dict[str, float]) -> float:
+    return law["throughput_n1"] * n / (1.0 + law["amdahl_sigma"] * (n - 1.0))
+
+
+def _power(n: float, law: dict[str, float]) -> float:
+    return float(law["throughput_n1"] * n ** (1.0 - law["power_alpha"]))
+
+
+# X(N) in requests per second from the coefficients alone; one for every law a file may name.
+THROUGHPUT = {"hinge": _hinge, "amdahl": _amdahl, "power": _power}
+
+
 def _peak_rate(entry: Entry) -> float:
     """Requests per second of the law at the end of its domain."""
-    end, law = entry.domain_end, {name: v.value for name, v in entry.coefficients.items()}
-    if entry.law == "hinge":
-        return min(end, law["hinge_m"]) / (law["hinge_m"] * law["service_time"])
-    if entry.law == "amdahl":
-        return law["throughput_n1"] * end / (1.0 + law["amdahl_sigma"] * (end - 1.0))
-    return float(law["throughput_n1"] * end ** (1.0 - law["power_alpha"]))
+    law = {name: value.value for name, value in entry.coefficients.items()}
+    return THROUGHPUT[entry.law](entry.domain_end, law)
 
 
 def _price(catalog: Catalog, asked: Asked, hardware: str) -> Value | None:

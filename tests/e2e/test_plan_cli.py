@@ -166,7 +166,7 @@ def test_a_corrupted_fit_is_unreadable_data(tmp_path: Path, text: str) -> None:
 
 def test_lists() -> None:
     hardware = plan("--list-hardware").stdout
-    assert len(hardware.splitlines()) == 15
+    assert {"RTX 4060 8GB", "H100 80GB"} <= {line.split("  ")[0] for line in hardware.splitlines()}
     assert "disputed: the public figure of this card is 432 GB/s" in hardware
     assert plan("--list-models").stdout.splitlines()[0].startswith("gpt2")
     assert set(json.loads(plan("--list-models", "--json").stdout)) == {"models"}

@@ -60,7 +60,7 @@ def test_every_number_has_unit_class_source_and_date() -> None:
 
 def test_tables_are_complete() -> None:
     tables = load_catalog().tables
-    assert len(tables["hardware"]) == 15
+    assert len(tables["hardware"]) >= 15
     assert len(tables["throughput"]) == 23
     assert len(tables["quality"]) == 35
     assert len(tables["step_time"]) == 6
@@ -128,3 +128,14 @@ def test_chosen_suggests_the_nearest() -> None:
 def test_sources_are_plain_json_in_the_package() -> None:
     path = ROOT / "analysis" / "planner" / "data" / "catalog.json"
     assert json.loads(path.read_text())["schema"] == 1
+
+
+def test_a_card_of_another_source_must_bring_its_own_source_and_date(tmp_path: Path) -> None:
+    (tmp_path / "models.yaml").write_text((ROOT / "configs" / "models.yaml").read_text())
+    text = (ROOT / "configs" / "hardware.yaml").read_text()
+    known = "{value: 1, source: s, date: 2026-11-20}"
+    for hourly, missing in (("1", "source"), ("{value: 1, source: s}", "date")):
+        row = f"{{name: X, memory: {known}, bandwidth: {known}, hourly: {hourly}}}"
+        (tmp_path / "hardware.yaml").write_text(text.replace("rows: []", f"rows: [{row}]"))
+        done = compile_catalog("--check", "--configs", str(tmp_path))
+        assert f"hardware[X].hourly: no {missing}" in done.stderr
