@@ -86,9 +86,10 @@ class Line:
         """One whole JSON response."""
         await self.answer(status, json.dumps(document).encode(), "application/json", headers)
 
-    async def start_stream(self, kind: str) -> None:
+    async def start_stream(self, kind: str, headers: Mapping[str, str] | None = None) -> None:
         """The head of a chunked response."""
-        await self.send(_head(200, {"Content-Type": kind, "Transfer-Encoding": "chunked"}))
+        fields = {"Content-Type": kind, "Transfer-Encoding": "chunked", **(headers or {})}
+        await self.send(_head(200, fields))
 
     async def chunks(self, *parts: bytes, last: bool = False) -> None:
         """HTTP chunks in one write, with the end of the body after them when `last`."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 from collections.abc import Sequence
 
 from contract.commandline import Parser, integer, number, run
 from contract.errors import ConfigError, nearest
 from loadgen.fakes.script import FAILURES, Script
 from loadgen.fakes.server import FakeServer
+from loadgen.fakes.serving import serve
 
 
 def parser() -> Parser:
@@ -77,22 +77,7 @@ def _failure(text: str) -> tuple[str, str]:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    return asyncio.run(_serve_until_signalled(script(arguments), arguments.port))
-
-
-async def _serve_until_signalled(plan: Script, port: int) -> int:
-    stop = asyncio.Event()
-    for number_ in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number_, stop.set)
-    server = FakeServer(plan, port=port)
-    try:
-        await server.__aenter__()
-    except OSError as error:
-        raise ConfigError(f"--port {port}: {error.strerror}") from error
-    print(f"listening on {server.url}", flush=True)
-    await stop.wait()
-    await server.__aexit__(None, None, None)
-    return 0
+    return asyncio.run(serve(FakeServer(script(arguments), port=arguments.port)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,6 +23,8 @@ FAILURES = {
     "internal": "500",
 }
 HALF_WAY = ("error_event", "cut", "reset", "stall", "not_json")
+REFUSALS = ("busy", "rate_limit", "internal")
+AT_ONCE = ("drop", "html", "redirect", *REFUSALS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,52 +1,47 @@
-"""A server that speaks the OpenAI protocol with scripted timing, failures and a log of its own.
+"""Servers without a model: words on a schedule, scripted failures, and a log of their own.
 
-It generates words without a model: each request holds one of `slots` for exactly its service
-time, tokens leave on an absolute schedule within it, and `GET /fake/log` tells what really
-happened, so that whatever a client measures can be held against the server's own truth.
-
-    python -m loadgen.fakes.openai_server --slots 3 --service-seconds 0.1 --port 0 --model tiny
+A protocol (`Front`) says what is understood and answered, a `Pace` when tokens are made; the
+conduct between them is here. `GET /fake/log` tells what really happened, so that whatever a
+client measures can be held against the server's own truth.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
+from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from loadgen.fakes.http import HEAD_BUDGET, Call, Line
-from loadgen.fakes.openai_answers import DONE, Job, asked, error, event, job
-from loadgen.fakes.script import HALF_WAY, Script
-from loadgen.fakes.slots import Slots, VisitLog
+from loadgen.fakes.http import Call, Line
+from loadgen.fakes.listener import Listener
+from loadgen.fakes.openai import OpenAI
+from loadgen.fakes.paces import Pace, Scripted, Turn
+from loadgen.fakes.protocol import Front, Job, Reply, reply
+from loadgen.fakes.script import AT_ONCE, HALF_WAY, REFUSALS, Script
+from loadgen.fakes.slots import VisitLog
 
 
-class FakeServer:
-    """The scripted server in this process: `async with FakeServer(Script()) as server:`."""
+class Server(Listener):
+    """One protocol at one pace: `async with Server(front, pace, script) as server:`."""
 
-    def __init__(self, script: Script | None = None, *, port: int = 0) -> None:
+    def __init__(
+        self,
+        front: Front,
+        pace: Pace,
+        script: Script | None = None,
+        port: int = 0,
+        host: str = "127.0.0.1",
+    ) -> None:
         self.script = script or Script()
+        super().__init__(port, host, split=self.script.split_bytes)
+        self.front = front
+        self.pace = pace
         self.log = VisitLog()
-        self.connections = 0  # ever accepted
-        self._port = port
-        self._slots = Slots(self.script.slots)
-        self._lines: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
-
-    @property
-    def url(self) -> str:
-        """`http://127.0.0.1:PORT`, once entered."""
-        return f"http://127.0.0.1:{self._port}"
-
-    @property
-    def open_connections(self) -> int:
-        """Connections open now."""
-        return len(self._lines)
+        self._drive: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(
-            self._accept, "127.0.0.1", self._port, limit=HEAD_BUDGET, backlog=1024
-        )
-        self._port = self._server.sockets[0].getsockname()[1]
+        await super().__aenter__()
+        self._drive = asyncio.create_task(self.pace.run())
         return self
 
     async def __aexit__(
@@ -55,129 +50,123 @@ class FakeServer:
         fault: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in tuple(self._lines):
-            task.cancel()
-        await asyncio.gather(*self._lines, return_exceptions=True)
-        await self._server.wait_closed()
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        task = asyncio.create_task(
-            self._converse(Line(reader, writer, split=self.script.split_bytes))
-        )
-        self._lines.add(task)
-        task.add_done_callback(self._lines.discard)
-
-    async def _converse(self, line: Line) -> None:
-        try:
-            while line.open and (call := await line.receive()) is not None:
-                await self._route(line, call)
-        except ConnectionError:
-            line.open = False
-        except asyncio.CancelledError:
-            line.abort()
-            raise
-        finally:
-            await line.close()
+        await super().__aexit__(kind, fault, trace)
+        if self._drive is not None:
+            self._drive.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._drive
 
     async def _route(self, line: Line, call: Call) -> None:
-        if call.method == "POST" and call.path in ("/v1/completions", "/v1/chat/completions"):
-            await self._complete(line, call)
-        elif call.method == "GET" and (page := self._page(call.path)) is not None:
-            await line.answer_json(200, page)
+        if self.front.generates(call):
+            await self._generate(line, call)
+        elif call.method == "GET" and call.path == "/fake/log":
+            await self._reply(line, reply(200, self.log.to_json()))
         else:
-            await line.answer_json(404, {"detail": "Not Found"})
+            found = self.front.page(call, self.pace)
+            await self._reply(line, found or reply(404, {"detail": "Not Found"}))
 
-    def _page(self, path: str) -> dict[str, Any] | None:
-        if path == "/v1/models" and self.script.lists_models:
-            listed = [{"id": m, "object": "model", "owned_by": "fake"} for m in self.script.models]
-            return {"object": "list", "data": listed}
-        if path == "/fake/log":
-            return self.log.to_json()
-        return {"/version": {"version": "fake-1"}, "/health": {}}.get(path)
+    async def _reply(self, line: Line, said: Reply) -> None:
+        headers = {**self.front.headers, **said.headers}
+        await line.answer(said.status, said.body, said.kind, headers)
 
-    async def _complete(self, line: Line, call: Call) -> None:
+    async def _generate(self, line: Line, call: Call) -> None:
         visit = self.log.arrive()
         outcome, at = "gone", None
         try:
-            request = asked(call.path, call.body, self.script.models)
+            ask = self.front.ask(call)
             failure = self.script.failure(visit.index)
-            if isinstance(request, str):
-                await line.answer_json(404 if "exist" in request else 400, error(request))
+            if isinstance(ask, Reply):
+                await self._reply(line, ask)
                 outcome = "rejected"
-            elif await self._fails_at_once(line, failure):
-                outcome = failure or "busy"
+                return
+            visit.prompt_tokens = len(ask.prompt)
+            job = Job(ask, visit, failure)
+            if failure not in AT_ONCE and self.pace.full(ask):
+                failure = "busy"
+            if failure in AT_ONCE:
+                await self._fail_at_once(line, job, failure)
+                outcome = failure
             else:
-                outcome, at = await self._serve(line, job(visit, request, self.script))
+                outcome, at = await self._serve(line, job)
         finally:
             self.log.depart(visit, outcome, at)
 
-    async def _fails_at_once(self, line: Line, failure: str | None) -> bool:
-        limit = self.script.queue_limit
-        full = limit is not None and self._slots.full and self._slots.waiting >= limit
-        if failure == "busy" or full:
-            document = error("The engine is busy.", 503, "Service Unavailable")
-            await line.answer_json(503, document, {"Retry-After": "1"})
-        elif failure == "rate_limit":
-            await line.answer_json(429, error("Too many requests.", 429, "RateLimitError"))
-        elif failure == "internal":
-            await line.answer_json(500, error("The engine failed.", 500, "InternalServerError"))
+    async def _fail_at_once(self, line: Line, job: Job, failure: str) -> None:
+        if failure in REFUSALS:
+            await self._reply(line, self.front.refusal(failure, job.ask))
         elif failure == "html":
             await line.answer(200, b"<html><body>Welcome</body></html>", "text/html")
         elif failure == "redirect":
             await line.answer(307, b"", "text/plain", {"Location": "/elsewhere"})
-        elif failure == "drop":
-            line.open = False
         else:
-            return False
-        return True
+            line.open = False
 
     async def _serve(self, line: Line, job: Job) -> tuple[str, float]:
-        """Hold a slot for the whole answer; the outcome, and the instant the slot was left."""
-        start = await self._slots.enter()
+        """The whole turn; the outcome, and the instant at which its place was left."""
+        turn = self.pace.take(job.visit, job.ask, lambda: line.gone)
         outcome = "gone"
         try:
+            await turn.begin()
             if not line.gone:
-                job.visit.start = start
-                outcome = await (self._stream if job.stream else self._whole)(line, job, start)
+                outcome = await (self._stream if job.ask.stream else self._whole)(line, job, turn)
         except ConnectionError:
             line.open = False
         finally:
-            left = self._slots.leave()
+            left = turn.leave()
         return outcome, left
 
-    async def _whole(self, line: Line, job: Job, start: float) -> str:
-        await _until(start + job.leaves[-1])
-        job.visit.output_tokens = len(job.words)
-        await line.answer_json(200, job.whole())
-        return "ok"
-
-    async def _stream(self, line: Line, job: Job, start: float) -> str:
-        await line.start_stream("text/event-stream; charset=utf-8")
-        if job.chat:
-            await line.chunks(job.role())
-        *texts, last = job.texts
-        breaks = (len(texts) + 1) // 2 if job.failure in HALF_WAY else None
-        for number, leave in enumerate(job.leaves):
-            await _until(start + leave)
+    async def _whole(self, line: Line, job: Job, turn: Turn) -> str:
+        async for made in turn.made():
             if line.gone:
                 return "gone"
-            if number == breaks:
-                return await self._break(line, job.failure or "")
-            job.visit.output_tokens = min((number + 1) * job.chunk_words, len(job.words))
-            if number < len(texts):
-                await line.chunks(job.token(texts[number]))
-        await line.chunks(*job.stream_end(last, start - job.visit.arrival), last=True)
-        line.open = line.open and not self.script.close_after_stream
+            if job.failure in HALF_WAY and made > job.ask.output // 2:
+                return await self._break(line, job, started=False)
+            job.visit.output_tokens = made
+        if job.visit.output_tokens < job.ask.output:
+            return "gone"
+        await self._reply(line, self.front.whole(job))
         return "ok"
 
-    async def _break(self, line: Line, failure: str) -> str:
+    async def _stream(self, line: Line, job: Job, turn: Turn) -> str:
+        started = self.front.head_first
+        if started:
+            await self._open(line, job)
+        sent, output = 0, job.ask.output
+        breaks = output // 2 if job.failure in HALF_WAY else output
+        async for made in turn.made():
+            if line.gone:
+                return "gone"
+            if not started:
+                started = True
+                await self._open(line, job)
+            if (stop := min(made, breaks)) > sent and stop < output:
+                await line.chunks(*self.front.tokens(job, sent, stop))
+                sent = stop
+            job.visit.output_tokens = stop
+            if made > breaks:
+                return await self._break(line, job, started=True)
+        if job.visit.output_tokens < output or not started:
+            return "gone"
+        await line.chunks(*self.front.ending(job, sent), last=True)
+        line.open = line.open and not (
+            self.script.close_after_stream or self.front.closes_after_stream
+        )
+        return "ok"
+
+    async def _open(self, line: Line, job: Job) -> None:
+        front = self.front
+        await line.start_stream(front.stream_kind, {**front.headers, **front.stream_headers})
+        if opening := front.opening(job):
+            await line.chunks(opening)
+
+    async def _break(self, line: Line, job: Job, *, started: bool) -> str:
+        failure = job.failure or ""
         if failure in ("error_event", "not_json"):
-            died = event(error("The engine died.", 500, "InternalServerError"))
-            broken = died if failure == "error_event" else b"data: {not json\n\n"
-            await line.chunks(broken, DONE, last=True)
+            if started:
+                broken = self.front.died if failure == "error_event" else self.front.garbage
+                await line.chunks(*broken(), last=True)
+            else:
+                await self._reply(line, self.front.refusal("internal", job.ask))
             return failure
         if failure == "stall":
             await line.until_gone()
@@ -187,7 +176,15 @@ class FakeServer:
         return failure
 
 
-async def _until(instant: float) -> None:
-    """Sleep to a monotonic instant; never wakes before it."""
-    while (left := instant - time.monotonic()) > 0:  # noqa: ASYNC110 - a deadline, not a poll
-        await asyncio.sleep(left)
+class FakeServer(Server):
+    """The OpenAI protocol with fixed service times: `async with FakeServer(Script()) as s:`."""
+
+    def __init__(self, script: Script | None = None, *, port: int = 0) -> None:
+        script = script or Script()
+        front = OpenAI(
+            script.models,
+            usage=script.usage,
+            metrics=script.metrics,
+            lists_models=script.lists_models,
+        )
+        super().__init__(front, Scripted(script), script, port)

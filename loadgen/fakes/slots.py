@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -58,14 +59,20 @@ class Visit:
     """One request as the server saw it, in monotonic seconds.
 
     [start, end) is exactly the time it held a slot; it is in the system from arrival to end.
+    `loaded` is when the model was there for it, `first` and `last` when its tokens were made.
     """
 
     index: int
     arrival: float
+    loaded: float | None = None
     start: float | None = None
+    first: float | None = None
+    last: float | None = None
     end: float | None = None
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     output_tokens: int = 0
+    preemptions: int = 0
     outcome: str = "in flight"
 
     @property
@@ -78,13 +85,14 @@ class Visit:
 class VisitLog:
     """Every request of a server's life, and how many were in it at once."""
 
+    clock: Callable[[], float] = time.monotonic
     visits: list[Visit] = field(default_factory=list)
     in_flight: int = 0
     in_flight_max: int = 0
 
     def arrive(self) -> Visit:
         """A request came in."""
-        visit = Visit(len(self.visits), time.monotonic())
+        visit = Visit(len(self.visits), self.clock())
         self.visits.append(visit)
         self.in_flight += 1
         self.in_flight_max = max(self.in_flight_max, self.in_flight)
@@ -92,7 +100,7 @@ class VisitLog:
 
     def depart(self, visit: Visit, outcome: str, at: float | None = None) -> None:
         """It left at monotonic instant `at`, or now."""
-        visit.end, visit.outcome = time.monotonic() if at is None else at, outcome
+        visit.end, visit.outcome = self.clock() if at is None else at, outcome
         self.in_flight -= 1
 
     def in_flight_average(self) -> float | None:
@@ -108,23 +116,13 @@ class VisitLog:
         served = [s for v in self.visits if (s := v.service_seconds) is not None]
         return {
             "clock": "monotonic seconds",
-            "now": time.monotonic(),
+            "now": self.clock(),
             "now_unix": time.time(),
             "in_flight": self.in_flight,
             "in_flight_max": self.in_flight_max,
             "in_flight_average": self.in_flight_average(),
             "mean_service_seconds": sum(served) / len(served) if served else None,
             "requests": [
-                {
-                    "index": v.index,
-                    "arrival": v.arrival,
-                    "start": v.start,
-                    "end": v.end,
-                    "service_seconds": v.service_seconds,
-                    "prompt_tokens": v.prompt_tokens,
-                    "output_tokens": v.output_tokens,
-                    "outcome": v.outcome,
-                }
-                for v in self.visits
+                {**asdict(visit), "service_seconds": visit.service_seconds} for visit in self.visits
             ],
         }

@@ -220,7 +220,7 @@ def test_the_command_serves_until_it_is_told_to_stop():
                 log = json.load(page)
         finally:
             process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(10) == 143
 
     assert [r["outcome"] for r in log["requests"]] == ["ok"]
     assert log["requests"][0]["service_seconds"] >= 0.01
