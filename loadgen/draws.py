@@ -12,15 +12,20 @@ _MASK = 2**64 - 1
 
 
 def uniform(seed: int, purpose: str, *numbers: int) -> float:
-    """A number in (0, 1), never either end; different keys give independent ones.
+    """A number in (0, 1), never either end; different keys give independent ones."""
+    return ((key(seed, purpose, *numbers) >> 12) + 0.5) / 2**52
+
+
+def key(seed: int, purpose: str, *numbers: int) -> int:
+    """64 bits to seed a generator with, one per (seed, purpose, numbers).
 
     Keys, each taken modulo 2^64, are folded through the finaliser of SplitMix64 (Steele, Lea
     and Flood 2014).
     """
     state = _mix(seed & _MASK)
-    for key in (crc32(purpose.encode()), *numbers):
-        state = _mix(state ^ (key & _MASK))
-    return ((state >> 12) + 0.5) / 2**52
+    for part in (crc32(purpose.encode()), *numbers):
+        state = _mix(state ^ (part & _MASK))
+    return state
 
 
 def _mix(value: int) -> int:
