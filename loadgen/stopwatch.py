@@ -10,8 +10,11 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Literal, overload
 
 from contract.records import CountSource, Phase, RequestRecord, ServerFacts
+
+StampSource = Literal["user", "kernel"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +28,45 @@ class Ids:
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
+class PerMark(Sequence[int]):
+    """Content chunks given by their number per mark: `counts[i]` were complete at mark i.
+
+    As a sequence it holds, per chunk, the index of its mark, in order.
+    """
+
+    __slots__ = ("_marks", "counts")
+
+    def __init__(self, counts: Sequence[int]) -> None:
+        self.counts = counts
+        self._marks: list[int] | None = None
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        if self._marks is None:
+            self._marks = [mark for mark, n in enumerate(self.counts) for _ in range(n)]
+        return self._marks[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+# Not frozen: one is made per request, and freezing triples what that costs.
+@dataclass(slots=True)
 class Facts:
     """How one exchange ended, read from what was kept of it.
 
     `content` holds, per content chunk, the index of the mark at which it was complete; several
     chunks may share a mark (they arrived in one read). None means every mark was one chunk.
+    `counted` is how many chunks the event ends alone gave, where that was not what decoding
+    gave. `connect` is None on a connection that was there already.
     """
 
     outcome: str
@@ -43,6 +79,10 @@ class Facts:
     status: int | None = None
     error: str | None = None
     server: ServerFacts | None = None
+    counted: int | None = None
+    retries: int = 0
+    connect: float | None = field(default=None, compare=False)  # seconds
+    stamps: StampSource | None = None
 
 
 @dataclass(slots=True)
@@ -59,9 +99,18 @@ class Stopwatch:
         if self.sent_at is None:
             self.sent_at = self.clock()
 
+    def sent_by(self, instant: float) -> None:
+        """The request was handed over then: the first call counts. Never before it was due."""
+        if self.sent_at is None:
+            self.sent_at = instant if instant > self.due else self.due
+
     def mark(self) -> None:
         """Something arrived now."""
         self.marks.append(self.clock())
+
+    def mark_at(self, instant: float) -> None:
+        """Something arrived then; instants come in order."""
+        self.marks.append(instant)
 
 
 ERROR_CHARACTERS = 300
@@ -69,9 +118,7 @@ ERROR_CHARACTERS = 300
 
 def record(watch: Stopwatch, facts: Facts, ids: Ids, phase: Phase, ended: float) -> RequestRecord:
     """The record of one exchange; latencies exist only where content arrived."""
-    marks = watch.marks
-    instants = marks if facts.content is None else [marks[i] for i in facts.content]
-    gaps = [round((after - before) * 1e6) for before, after in pairwise(instants)]
+    first, last, chunks, gaps = _timing(watch.marks, facts.content)
     return RequestRecord(
         run=ids.run,
         stage=ids.stage,
@@ -83,16 +130,47 @@ def record(watch: Stopwatch, facts: Facts, ids: Ids, phase: Phase, ended: float)
         due=watch.due,
         ended=ended,
         sent=watch.sent_at,
-        first_token=instants[0] if instants else None,
-        last_token=instants[-1] if instants else None,
+        first_token=first,
+        last_token=last,
         prompt_tokens=facts.prompt_tokens,
         prompt_source=facts.prompt_source,
         output_tokens=facts.output_tokens,
         output_source=facts.output_source,
-        chunks=len(instants),
+        chunks=chunks,
         gaps_us=gaps,
         finish_reason=facts.finish_reason,
         status=facts.status,
         error=facts.error[:ERROR_CHARACTERS] if facts.error else None,
         server=facts.server,
     )
+
+
+def _timing(
+    marks: array[float], content: Sequence[int] | None
+) -> tuple[float | None, float | None, int, list[int]]:
+    """First and last instant with content, number of chunks, gaps between them in µs."""
+    if isinstance(content, PerMark):
+        return _timing_per_mark(marks, content.counts)
+    instants = marks if content is None else [marks[i] for i in content]
+    gaps = [round((after - before) * 1e6) for before, after in pairwise(instants)]
+    if not instants:
+        return None, None, 0, gaps
+    return instants[0], instants[-1], len(instants), gaps
+
+
+def _timing_per_mark(
+    marks: array[float], counts: Sequence[int]
+) -> tuple[float | None, float | None, int, list[int]]:
+    """The same at a cost per mark, not per chunk."""
+    first = last = None
+    gaps: list[int] = []
+    for instant, count in zip(marks, counts, strict=False):
+        if count:
+            if last is None:
+                first = instant
+            else:
+                gaps.append(round((instant - last) * 1e6))
+            if count > 1:
+                gaps += [0] * (count - 1)
+            last = instant
+    return first, last, len(gaps) + (first is not None), gaps

@@ -7,11 +7,11 @@ The in-process backend implements `Backend` itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from loadgen.stopwatch import Facts, Stopwatch
+from loadgen.stopwatch import Facts, StampSource, Stopwatch
 
 
 class Tokenizer(Protocol):
@@ -75,19 +75,52 @@ class WireRequest:
     headers: dict[str, str] = field(default_factory=dict)
 
 
+class Raw(NamedTuple):
+    """A complete chunked body as it came, its chunk framing included and found right.
+
+    A dialect may count in it what needs no decoding; `reads` joined are `whole`.
+    """
+
+    whole: bytes
+    reads: Sequence[bytes]
+
+
 @dataclass(slots=True)
 class WireResponse:
-    """What came back: `reads[i]` arrived at the stopwatch's mark i.
+    """What came back: `reads[i]`, bytes of the body, arrived at the stopwatch's mark i.
 
     `broken` is the outcome when the exchange did not end by itself (`unreachable`, `timed_out`,
-    `bad_stream`), with `detail` as its reason; otherwise None.
+    `bad_stream`), with `detail` as its reason; otherwise None. Of a body over its budget whole
+    events were dropped: `dropped[i]` of them ended with read i.
     """
 
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    reads: list[bytes] = field(default_factory=list)
+    reads: Sequence[bytes] = ()
     broken: str | None = None
     detail: str | None = None
+    raw: Raw | None = None
+    dropped: Mapping[int, int] = field(default_factory=dict)
+    trip: Trip | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request with all that could be done before its clock starts; a backend makes it, and
+    takes it in place of the request."""
+
+    request: Request
+    payload: Any
+
+
+@dataclass(slots=True)
+class Trip:
+    """How one exchange travelled: retries, seconds spent connecting (None on a connection that
+    was there already), and who stamped its reads."""
+
+    retries: int = 0
+    connect: float | None = None
+    stamps: StampSource = "user"
 
 
 class Dialect(Protocol):

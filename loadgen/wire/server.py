@@ -1,0 +1,277 @@
+"""A server behind HTTP as a backend: one dialect, one client, a preflight."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+import yarl
+
+from contract.commandline import VERSION
+from contract.errors import ConfigError, TargetError
+from loadgen.backends.base import (
+    Dialect,
+    Prepared,
+    Request,
+    Target,
+    Tokenizer,
+    WireRequest,
+    WireResponse,
+)
+from loadgen.preflight import ModelFacts, Survey, absent, only_model
+from loadgen.stopwatch import Facts, PerMark, Stopwatch
+from loadgen.wire.answer import BODY_BUDGET, KEPT_BUDGET
+from loadgen.wire.exchange import WireClient
+from loadgen.wire.stamps import StampStats
+
+PAGE_TIMEOUT = 10.0  # seconds for one page of the preflight
+PROBE_TIMEOUT = 300.0  # seconds for the one-token probe: it may load the model
+KEY_VARIABLES = ("LOADSTONE_API_KEY", "OPENAI_API_KEY")
+
+
+@dataclass(frozen=True, slots=True)
+class WireOptions:
+    """How requests travel.
+
+    `client` "aiohttp" is the stock session, slower and less exact, to hold our own against;
+    `stamps` "user" leaves the kernel's receive stamps alone; `headers` go out with every request;
+    `proxy`, `http://HOST:PORT`, is asked for a tunnel to an https address.
+    """
+
+    client: Literal["wire", "aiohttp"] = "wire"
+    stamps: Literal["kernel", "user"] = "kernel"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    proxy: str | None = None
+    tls: ssl.SSLContext | None = None
+
+
+class ServerBackend:
+    """A server behind HTTP, spoken to in one dialect. Implements `Backend`.
+
+    The API key comes from the environment (KEY_VARIABLES, the first that is set), and stands in
+    no record, message or manifest. `start` completes "start … there" in the line that says the
+    server is not running.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        base_url: str,
+        model: str | None = None,
+        *,
+        start: str = "the server",
+        survey: Survey | None = None,
+        options: WireOptions | None = None,
+    ) -> None:
+        self.name = dialect.name
+        self.dialect = dialect
+        self.address = _address(base_url)
+        self.body_budget = BODY_BUDGET  # bytes of one response
+        self.kept_budget = KEPT_BUDGET  # bytes kept of one event stream
+        self._model = model
+        self._start = start
+        self._survey = survey or Survey()
+        self._key = _api_key(os.environ)
+        self._options = options or WireOptions()
+        self._client: Any = None
+
+    async def open(self) -> Target:
+        """Find the server, its model and its version.
+
+        TargetError in one line: no server there, no or several models without a choice, or a
+        model that a one-token probe does not find (a list of models alone decides nothing).
+        """
+        self.connect()
+        try:
+            models = await self._models()
+            names = [model.name for model in models]
+            chosen = self._model or only_model(names, self.address)
+            notes = {} if chosen in names else await self._probe(chosen, names)
+            version = await self._version()
+        except BaseException:
+            await self.close()
+            raise
+        self._model = chosen
+        facts = next((m for m in models if m.name == chosen), ModelFacts(chosen))
+        return Target(
+            model=chosen,
+            models=tuple(names),
+            version=version,
+            address=self.address,
+            quantization=facts.quantization,
+            parameters=facts.parameters,
+            weight_bytes=facts.weight_bytes,
+            context_length=facts.context_length,
+            notes=notes,
+        )
+
+    def tokenizer(self) -> Tokenizer | None:
+        """None: the server counts, in its usage."""
+        return None
+
+    def prepare(self, request: Request) -> Prepared:
+        """Everything that can be done before the request is due."""
+        assert self._model is not None, "open() finds the model out"
+        return Prepared(request, self._client.render(self.dialect.render(request, self._model)))
+
+    async def perform(self, request: Request | Prepared, watch: Stopwatch, timeout: float) -> Facts:
+        """One exchange of at most `timeout` seconds; what arrived before its end is still read."""
+        ready = request if isinstance(request, Prepared) else self.prepare(request)
+        return await self._perform(ready.payload, watch, timeout)
+
+    async def warm(self, connections: int) -> None:
+        """Connect beforehand; the first request finds out what is wrong with the server."""
+        await self._client.warm(connections)
+
+    @property
+    def stamps(self) -> StampStats:
+        """Who stamped the reads so far."""
+        return self._client.stamps if self._client is not None else StampStats()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    def connect(self) -> None:
+        """Get ready without a preflight; the model given is believed. Needs a running loop."""
+        headers = {"Accept-Encoding": "identity", "User-Agent": f"loadstone/{VERSION}"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        options = self._options
+        headers |= options.headers
+        if options.client == "aiohttp":
+            from loadgen.wire.stock import StockClient
+
+            self._client = StockClient(self.address, headers)
+        else:
+            self._client = WireClient(
+                self.address,
+                headers,
+                stamps=options.stamps,
+                tls=options.tls,
+                proxy=options.proxy,
+            )
+
+    async def _perform(self, payload: Any, watch: Stopwatch, limit: float) -> Facts:
+        client = self._client
+        client.body_budget, client.kept_budget = self.body_budget, self.kept_budget
+        response = await client.exchange(payload, watch, limit)
+        facts = self.dialect.read(response)
+        if response.dropped:
+            facts.content = _with_dropped(facts, response)
+        if response.trip is not None:
+            facts.retries, facts.connect = response.trip.retries, response.trip.connect
+            facts.stamps = response.trip.stamps
+        if facts.error and self._key:
+            facts.error = self._scrub(facts.error)
+        return facts
+
+    async def _models(self) -> list[ModelFacts]:
+        """The models listed; none when the server keeps no list (some answer 404 or 500)."""
+        status, page = await self.fetch(self._survey.models_path)
+        if status in (401, 403):
+            raise TargetError(
+                f"{self.address} wants an API key (HTTP {status}): set {KEY_VARIABLES[0]}"
+            )
+        return self._survey.models(page) if status == 200 else []
+
+    async def _version(self) -> str | None:
+        if self._survey.version_path is None:
+            return None
+        try:
+            status, page = await self.fetch(self._survey.version_path)
+        except TargetError:
+            return None  # it answered the page before: a version is only nice to know
+        return self._survey.version(page) if status == 200 else None
+
+    async def fetch(
+        self, path: str, document: Any = None, timeout: float = PAGE_TIMEOUT
+    ) -> tuple[int, Any]:
+        """Status and JSON document of one page, asked by POST when there is a document to send;
+        a page that is no JSON is None. TargetError when nothing answers."""
+        wire = WireRequest(path, b"" if document is None else orjson.dumps(document))
+        payload = self._client.render(wire, "GET" if document is None else "POST")
+        watch = Stopwatch(time.monotonic, due=0.0)
+        answer: WireResponse = await self._client.exchange(payload, watch, timeout, fresh=True)
+        if answer.status is None or answer.broken:
+            silent = answer.broken == "timed_out"
+            reason = f"no answer within {timeout:g} s" if silent else answer.detail
+            raise self._not_there(reason or "no answer")
+        return answer.status, _json(b"".join(answer.reads))
+
+    async def _probe(self, model: str, names: list[str]) -> dict[str, Any]:
+        """Ask an unlisted model for one token; returns notes, or raises TargetError.
+
+        A server too busy to answer has not said that the model is absent.
+        """
+        wire = self.dialect.render(Request(prompt="hi", output_tokens=1), model)
+        watch = Stopwatch(time.monotonic, due=0.0)
+        facts = await self._perform(self._client.render(wire), watch, PROBE_TIMEOUT)
+        reason = facts.error or facts.outcome
+        if facts.outcome in ("ok", "truncated"):
+            return {"probe": "the model is not listed, and answers"}
+        if facts.status in (429, 503):
+            return {"probe": f"the model is not listed, and the server is busy: {reason}"}
+        if facts.outcome in ("unreachable", "timed_out"):
+            raise self._not_there(f"a one-token probe of model '{model}': {reason}")
+        raise absent(model, names, self.address, reason)
+
+    def _not_there(self, reason: str) -> TargetError:
+        return TargetError(
+            f"no server at {self.address} ({self._scrub(reason)}): "
+            f"start {self._start} there or give --base-url"
+        )
+
+    def _scrub(self, text: str) -> str:
+        return text.replace(self._key, "[API key]") if self._key else text
+
+
+def _with_dropped(facts: Facts, response: WireResponse) -> PerMark:
+    """The content read, and the events dropped unread, which all count as content."""
+    counts = [0] * len(response.reads)
+    for mark in facts.content or ():
+        counts[mark] += 1
+    for mark, count in response.dropped.items():
+        counts[mark] += count
+    return PerMark(counts)
+
+
+def _address(base_url: str) -> str:
+    """The address without a trailing slash or `/v1`; ConfigError when it is no http(s) URL."""
+    allowed = "allowed: http://HOST:PORT or https://HOST:PORT"
+    try:
+        url = yarl.URL(base_url.strip())
+        port = url.port  # parsed here: a wrong one raises
+    except ValueError as error:
+        raise ConfigError(f"--base-url '{base_url}' is not a URL; {allowed}") from error
+    if url.user is not None or url.password is not None:
+        raise ConfigError(f"--base-url must not hold a user or password; {allowed}")
+    if url.scheme not in ("http", "https") or not url.host or not port:
+        raise ConfigError(f"--base-url '{base_url}' is not an HTTP address; {allowed}")
+    if url.query_string or url.fragment:
+        raise ConfigError(f"--base-url '{base_url}' has a query or fragment; {allowed}")
+    return str(url).rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def _api_key(environment: Mapping[str, str]) -> str | None:
+    """The first key that is set; ConfigError, without its text, when it cannot be a header."""
+    for name in KEY_VARIABLES:
+        if key := environment.get(name, "").strip():
+            if not (key.isascii() and key.isprintable()):
+                raise ConfigError(f"{name} holds characters that no HTTP header can carry")
+            return key
+    return None
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
