@@ -9,7 +9,7 @@ misses that or sees it in noise, so two of three must agree:
   latency   median latency rises from quarter to quarter of the arrivals, by a quarter or more
 
 Limits, seen in 60 simulated windows of 300 and of 1000 arrivals each: with constant or
-exponential service, false alarms in at most 8 % of the windows up to 90 % load; saturation found
+exponential service, false alarms in at most 5 % of the windows up to 90 % load; saturation found
 in more than half at 110 % and nearly always at 130 %. With lognormal service of CV 2.9, false
 alarms in 15 % at 90 % load, found in 4 of 10 at 110 % and in two thirds or more at 130 %.
 Between 95 and 105 % of capacity no window of that length can tell. A server that rejects what
