@@ -4,39 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
 from contract.config import StrictModel
 from contract.errors import ConfigError
+from loadgen.backend_settings import CUSTOMARY, HfSettings, OllamaSettings, Settings
 from loadgen.prompts import LEAST_TOKENS
 from loadgen.ranges import parse_levels
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
-
-
-class HfSettings(StrictModel):
-    """The in-process Hugging Face model."""
-
-    kind: Literal["hf"] = "hf"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Annotated[int, Field(ge=1, le=1024)] = 1
-
-
-class ServerSettings(StrictModel):
-    """A server that speaks the OpenAI protocol; `vllm` adds what only vLLM has."""
-
-    kind: Literal["openai", "vllm"]
-    base_url: str | None = None
-    endpoint: Literal["completions", "chat"] = "completions"
-
-
-Settings = Annotated[HfSettings | ServerSettings, Field(discriminator="kind")]
-
-# Per backend kind: stage seconds, input tokens, output tokens when nothing was asked.
-CUSTOMARY = {"hf": (5.0, 64, 32), "openai": (30.0, 256, 128), "vllm": (30.0, 256, 128)}
 
 
 class RunConfig(StrictModel):
@@ -94,6 +73,17 @@ class RunConfig(StrictModel):
     def _one_stop(self) -> RunConfig:
         if self.duration is not None and self.request_count is not None:
             raise ValueError("duration and request_count exclude each other, give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_the_context(self) -> RunConfig:
+        """What does not fit is refused or cut by the server, or its context shifts."""
+        context = self.backend.num_ctx if isinstance(self.backend, OllamaSettings) else None
+        if context is not None and self.isl + self.osl > context:
+            raise ValueError(
+                f"isl {self.isl} + osl {self.osl} do not fit into num_ctx {context}; "
+                "shorten them or raise num_ctx"
+            )
         return self
 
     def sha256(self) -> str:

@@ -36,20 +36,42 @@ PLACES = {
     "endpoint": ("backend", "endpoint"),
     "device": ("backend", "device"),
     "threads": ("backend", "threads"),
+    "keep_alive": ("backend", "keep_alive"),
+    "num_ctx": ("backend", "num_ctx"),
+    "cache_prompt": ("backend", "cache_prompt"),
 }
-ONLY_FOR = {"base_url": "openai, vllm", "endpoint": "openai, vllm", "device": "hf", "threads": "hf"}
+SERVERS = ("openai", "vllm", "ollama", "tgi", "llama-server")
+# place in the configuration -> the backends that have it
+ONLY_FOR = {
+    "base_url": SERVERS,
+    "endpoint": ("openai", "vllm", "ollama", "llama-server"),
+    "device": ("hf",),
+    "threads": ("hf",),
+    "keep_alive": ("ollama",),
+    "num_ctx": ("ollama",),
+    "cache_prompt": ("llama-server",),
+}
+ENDPOINTS = ("completions", "chat", "generate", "native")
 
 
 def add_target_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that say what is driven: shared by `run` and `check`."""
     flag = parser.add_argument
-    flag("--backend", metavar="NAME", help="hf (default), openai or vllm; see `loadgen backends`")
+    flag("--backend", metavar="NAME",
+         help="hf (default), openai, vllm, ollama, tgi or llama-server")  # fmt: skip
     flag("--base-url", "--url", dest="base_url", metavar="URL",
          help="where the server listens (default: the backend's customary address)")  # fmt: skip
     flag("--model", metavar="NAME", help="model name or local folder (default: the only one there)")
-    flag("--endpoint", choices=("completions", "chat"), help="OpenAI route (default completions)")
+    flag("--endpoint", choices=ENDPOINTS,
+         help="openai, vllm: completions (default), chat; ollama: generate (default), chat; "
+              "llama-server: native (default), completions, chat")  # fmt: skip
     flag("--device", choices=("auto", "cpu", "cuda"), help="hf: where the model runs")
     flag("--threads", type=integer(at_least=1, at_most=1024), help="hf: CPU threads (default 1)")
+    flag("--keep-alive", metavar="T",
+         help="ollama: how long a model stays in memory: seconds, 10m, -1 for ever")  # fmt: skip
+    flag("--num-ctx", type=integer(at_least=4), metavar="N", help="ollama: context in tokens")
+    flag("--cache-prompt", action="store_true", default=None,
+         help="llama-server: let a slot reuse the prompt it held (default: not)")  # fmt: skip
     flag("--timeout", type=number(above=0, at_most=86_400), metavar="S",
          help="give up a request after S seconds (default 120)")  # fmt: skip
 
@@ -137,9 +159,10 @@ def _name_backend(given: str | None, document: dict[str, Any]) -> None:
 def _put(document: dict[str, Any], place: tuple[str, ...], value: Any, flag: str) -> None:
     if place[0] == "backend":
         kind = document["backend"]["kind"]
-        if (kind == "hf") != (ONLY_FOR[flag] == "hf"):
+        if kind not in ONLY_FOR[flag]:
             raise ConfigError(
-                f"--{flag.replace('_', '-')}: not for backend '{kind}', only for {ONLY_FOR[flag]}"
+                f"--{flag.replace('_', '-')}: not for backend '{kind}', "
+                f"only for {', '.join(ONLY_FOR[flag])}"
             )
         document["backend"][place[1]] = value
     else:

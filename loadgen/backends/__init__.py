@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from loadgen.backends.base import Backend
+    from loadgen.backends.base import Backend, Dialect
     from loadgen.config import RunConfig
+    from loadgen.families import Family
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,25 +23,69 @@ class Entry:
 
 
 def _hf(config: RunConfig) -> Backend:
+    from loadgen.backend_settings import HfSettings
     from loadgen.backends.hf import HfBackend
-    from loadgen.config import HfSettings
 
     assert isinstance(config.backend, HfSettings)
     return HfBackend(config.model, device=config.backend.device, threads=config.backend.threads)
 
 
-def _openai(config: RunConfig) -> Backend:
-    from loadgen.backends.openai import OpenAiDialect
-    from loadgen.config import ServerSettings
+def _server(config: RunConfig, dialect: Dialect, family: Family | None = None) -> Backend:
+    """The wire client in one dialect, with what its family's own pages add."""
+    from loadgen.backend_settings import HfSettings
+    from loadgen.backends.surveyed import Surveyed
+    from loadgen.pages import Pages
     from loadgen.wire import ServerBackend
+
+    settings = config.backend
+    assert not isinstance(settings, HfSettings)
+    entry = BACKENDS[settings.kind]
+    url = settings.base_url or str(entry.address)
+    survey = family.survey if family else None
+    wire = ServerBackend(dialect, url, config.model, start=entry.start, survey=survey)
+    return Surveyed(wire, family, Pages(wire.address)) if family else wire
+
+
+def _openai(config: RunConfig) -> Backend:
+    from loadgen.backend_settings import ServerSettings
+    from loadgen.backends.openai import OpenAiDialect
+    from loadgen.families import vllm
 
     settings = config.backend
     assert isinstance(settings, ServerSettings)
     dialect = OpenAiDialect(flavour=settings.kind, endpoint=settings.endpoint)
-    entry = BACKENDS[settings.kind]
-    return ServerBackend(
-        dialect, settings.base_url or str(entry.address), config.model, start=entry.start
-    )
+    return _server(config, dialect, vllm() if settings.kind == "vllm" else None)
+
+
+def _ollama(config: RunConfig) -> Backend:
+    from loadgen.backend_settings import OllamaSettings
+    from loadgen.backends.ollama import OllamaDialect
+    from loadgen.families import ollama
+
+    settings = config.backend
+    assert isinstance(settings, OllamaSettings)
+    dialect = OllamaDialect(settings.endpoint, settings.keep_alive, settings.num_ctx)
+    return _server(config, dialect, ollama(settings.num_ctx))
+
+
+def _tgi(config: RunConfig) -> Backend:
+    from loadgen.backends.tgi import TgiDialect
+    from loadgen.families import tgi
+
+    return _server(config, TgiDialect(), tgi())
+
+
+def _llama_server(config: RunConfig) -> Backend:
+    from loadgen.backend_settings import LlamaServerSettings
+    from loadgen.backends.llama_server import LlamaServerDialect, LlamaServerOpenAiDialect
+    from loadgen.families import llama_server
+
+    settings = config.backend
+    assert isinstance(settings, LlamaServerSettings)
+    if settings.endpoint == "native":
+        return _server(config, LlamaServerDialect(settings.cache_prompt), llama_server())
+    dialect = LlamaServerOpenAiDialect(settings.endpoint, settings.cache_prompt)
+    return _server(config, dialect, llama_server())
 
 
 BACKENDS: dict[str, Entry] = {
@@ -56,5 +101,23 @@ BACKENDS: dict[str, Entry] = {
         "vLLM: the same protocol with vLLM's own facts",
         "http://127.0.0.1:8000",
         "'vllm serve MODEL'",
+    ),
+    "ollama": Entry(
+        _ollama,
+        "Ollama: /api/generate or /api/chat, with its load and cold starts",
+        "http://127.0.0.1:11434",
+        "'ollama serve'",
+    ),
+    "tgi": Entry(
+        _tgi,
+        "Text Generation Inference: /generate_stream",
+        "http://127.0.0.1:8080",
+        "'text-generation-launcher --model-id MODEL'",
+    ),
+    "llama-server": Entry(
+        _llama_server,
+        "llama.cpp: /completion or its OpenAI routes, with its timings",
+        "http://127.0.0.1:8080",
+        "'llama-server -m FILE.gguf'",
     ),
 }

@@ -8,6 +8,7 @@ import pytest
 
 from contract.records import ServerFacts
 from loadgen.backends.base import Request, WireResponse
+from loadgen.backends.llama_server import LlamaServerDialect
 from loadgen.backends.openai import OpenAiDialect
 from loadgen.stopwatch import Stopwatch
 from loadgen.wire import ServerBackend
@@ -47,6 +48,10 @@ CASES = {
     (LLAMA_PYTHON, "error: prompt too long"): ("truncated", 200, 0, None, None),
     (LLAMA, "completions, stream, include_usage"): ("ok", 200, 4, 8, 4),
     (LLAMA, "chat, stream, include_usage"): ("ok", 200, 4, 7, 4),
+    (LLAMA, "native completion, stream (what"): ("ok", 200, 5, 8, 5),
+    (LLAMA, "native completion, stream, prompt partly"): ("ok", 200, 3, 10, 3),
+    (LLAMA, "native completion, stream, while idle-asleep"): ("ok", 200, 3, 4, 3),
+    (LLAMA, "the same, warm"): ("ok", 200, 3, 4, 3),
     (LLAMA, "error: bad JSON"): ("server_error", 500, 0, None, None),
     (LLAMA, "error: prompt too long"): ("rejected", 400, 0, None, None),
 }
@@ -55,6 +60,12 @@ each_case = pytest.mark.parametrize(
     [(*case, known) for case, known in CASES.items()],
     ids=[f"{file}: {title.strip()}" for file, title in CASES],
 )
+
+
+def dialect_of(file, title):
+    """The one whose request was recorded."""
+    native = file == LLAMA and title.startswith(("native", "the same", "error: prompt"))
+    return LlamaServerDialect() if native else OpenAiDialect("vllm")
 
 
 def recorded(file, title):
@@ -106,14 +117,14 @@ def summary(facts):
 
 @each_case
 def test_a_recorded_response_comes_to_its_known_counts(file, title, known):
-    facts = OpenAiDialect("vllm").read(parsed(recorded(file, title)))
+    facts = dialect_of(file, title).read(parsed(recorded(file, title)))
 
     assert summary(facts) == known
     assert (facts.error is None) == (facts.outcome == "ok")
     assert (facts.finish_reason == "length") == (facts.outcome == "ok")
 
 
-async def replay(raw):
+async def replay(raw, dialect):
     """What the wire client makes of `raw` when a server answers every POST with it."""
 
     async def answer(reader, writer):
@@ -126,7 +137,7 @@ async def replay(raw):
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    backend = ServerBackend(OpenAiDialect("vllm"), url, "any")
+    backend = ServerBackend(dialect, url, "any")
     backend.connect()
     try:
         watch = Stopwatch(time.monotonic, due=time.monotonic())
@@ -140,7 +151,7 @@ async def replay(raw):
 @each_case
 @pytest.mark.asyncio
 async def test_the_wire_client_reads_the_same_from_a_socket(file, title, known):
-    facts, watch = await replay(recorded(file, title))
+    facts, watch = await replay(recorded(file, title), dialect_of(file, title))
 
     assert summary(facts) == known
     assert all(0 <= mark < len(watch.marks) for mark in facts.content)
@@ -164,6 +175,22 @@ def test_what_llama_server_recorded_about_one_request():
 
     assert OpenAiDialect("llama-server").read(parsed(raw)).server == ServerFacts(
         prefill=pytest.approx(0.004028), decode=pytest.approx(0.000617), cached_prompt_tokens=7
+    )
+
+
+@pytest.mark.parametrize(
+    ("title", "prefill", "decode", "cached"),
+    [
+        ("native completion, stream (what", 0.028995, 0.00071, 0),
+        ("native completion, stream, while idle-asleep", 0.965424, 0.019988, 0),
+        ("the same, warm", 0.010699, 0.020408, 3),
+    ],
+)
+def test_what_llama_server_recorded_natively(title, prefill, decode, cached):
+    assert LlamaServerDialect().read(parsed(recorded(LLAMA, title))).server == ServerFacts(
+        prefill=pytest.approx(prefill),
+        decode=pytest.approx(decode),
+        cached_prompt_tokens=cached,
     )
 
 

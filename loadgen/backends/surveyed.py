@@ -1,0 +1,124 @@
+"""A server backend together with its family's own pages: details, presence, cold starts, cuts.
+
+What its requests come to is the wire client's business; this adds what only other pages or the
+request itself can tell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from contract.errors import TargetError
+from contract.records import ServerFacts
+from loadgen.backends.base import Backend, Request, Target, Tokenizer
+from loadgen.families import Family
+from loadgen.pages import Pages
+from loadgen.stopwatch import Facts, Stopwatch
+
+UNLOAD_SECONDS, UNLOAD_STEP = 60.0, 0.05
+# A prompt of which the server counted less than this share of its words was cut: a token never
+# covers two words, so an uncut prompt counts at least as many tokens as words.
+LEAST_COUNTED = 0.9
+
+
+class Surveyed:
+    """Implements `Backend` around another one."""
+
+    def __init__(self, inner: Backend, family: Family, pages: Pages) -> None:
+        self.name = inner.name
+        self._inner = inner
+        self._family = family
+        self._pages = pages
+        self._model = ""
+        self._cold = False
+
+    async def open(self) -> Target:
+        """As the inner backend's, with what the family's pages add; asks whether the model is
+        in memory, so that a first request that loads it is known for one."""
+        target = await self._inner.open()
+        try:
+            self._model = target.model
+            target = await self.examined(target)
+            await self.loaded()
+        except BaseException:
+            await self._inner.close()
+            raise
+        return target
+
+    async def examined(self, target: Target) -> Target:
+        """`target` with what the pages say now; TargetError when they contradict it."""
+        answers = [await self._pages.fetch(page) for page in self._family.pages(target.model)]
+        documents = [document if status == 200 else None for status, document in answers]
+        return self._family.describe(target, documents)
+
+    async def loaded(self) -> bool | None:
+        """Whether the model is in memory; None when the server does not say.
+
+        After a False, requests count as cold until one of them has ended ok.
+        """
+        if self._family.presence is None:
+            return None
+        status, document = await self._pages.fetch(self._family.presence)
+        answer = self._family.present(document, self._model) if status == 200 else None
+        self._cold = answer is False
+        return answer
+
+    async def unload(self) -> None:
+        """Put the model out of memory and wait until the server says that it is gone.
+
+        TargetError when this server cannot, refuses, or does not within UNLOAD_SECONDS.
+        """
+        if self._family.unloading is None:
+            raise TargetError(f"{self.name} has no request that unloads a model")
+        status, _ = await self._pages.fetch(self._family.unloading(self._model))
+        if status != 200:
+            raise TargetError(f"unloading '{self._model}': HTTP {status or 'without an answer'}")
+        for _ in range(round(UNLOAD_SECONDS / UNLOAD_STEP)):
+            if await self.loaded() is False:
+                return
+            await asyncio.sleep(UNLOAD_STEP)
+        raise TargetError(f"'{self._model}' is still in memory after {UNLOAD_SECONDS:g} s")
+
+    def tokenizer(self) -> Tokenizer | None:
+        """The inner backend's."""
+        return self._inner.tokenizer()
+
+    async def perform(self, request: Request, watch: Stopwatch, timeout: float) -> Facts:
+        """One exchange, with a load and a cut prompt noted where there is evidence of them."""
+        cold = self._cold
+        facts = await self._inner.perform(request, watch, timeout)
+        if cold:
+            self._cold = self._cold and facts.outcome != "ok"
+            facts = with_load(facts, watch)
+        return with_cut_noted(facts, request)
+
+    async def close(self) -> None:
+        """Close the inner backend."""
+        await self._inner.close()
+
+
+def with_load(facts: Facts, watch: Stopwatch) -> Facts:
+    """The facts of a request sent to a model that was not in memory: its `load` in seconds.
+
+    What the server reports itself stays. Otherwise it is what passed from sending to the first
+    token beyond the prefill reported; waiting in a queue cannot be told from it, so that `queue`
+    becomes None.
+    """
+    server = facts.server or ServerFacts()
+    marks = watch.marks if facts.content is None else [watch.marks[i] for i in facts.content]
+    if server.load is not None or watch.sent_at is None or not len(marks):
+        return facts
+    load = max(0.0, marks[0] - watch.sent_at - (server.prefill or 0.0))
+    return replace(facts, server=replace(server, load=load, queue=None))
+
+
+def with_cut_noted(facts: Facts, request: Request) -> Facts:
+    """The facts with a note when the server counted fewer tokens than the prompt has words."""
+    words = len(request.prompt.split())
+    if facts.outcome != "ok" or not facts.prompt_tokens or facts.error is not None:
+        return facts
+    if facts.prompt_tokens >= LEAST_COUNTED * words:
+        return facts
+    cut = f"the server cut the prompt: it counted {facts.prompt_tokens} tokens of {words} words"
+    return replace(facts, error=cut)
