@@ -137,9 +137,10 @@ class Conduct:
             run=self.manifest.run,
             plan=plan,
             backend=self.backend,
-            prompts=prompts,
+            source=prompts,
             clock=self.clock,
             emit=self._emit,
+            origin=self._epoch,
             opened=lambda start: self._observer.opened(plan.number, plan.key, start),
         )
         self.progress.stage, self.progress.number = stage, plan.number

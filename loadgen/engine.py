@@ -1,21 +1,20 @@
-"""One stage of a closed loop: N independent agents, each with one request in flight, always.
+"""One stage: a load driven against a backend, and the window in which it is measured.
 
 The first completions are warm-up. The measured window [start, end) opens at the last of them
 and closes on time or on count; what is in flight then is the drain. A request belongs to the
-phase in which it ended.
+phase in which it ended. How requests come about is the load's affair (`loadgen.loops`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from contract.records import Phase, RequestRecord, StageKey
-from loadgen.backends.base import Backend
-from loadgen.prompts import PromptSource
+from loadgen.backends.base import Backend, Request
 from loadgen.stopwatch import Facts, Ids, Stopwatch, record
 from loadgen.tally import Tally
 
@@ -24,73 +23,125 @@ Clock = Callable[[], float]
 Emit = Callable[[RequestRecord], None]
 
 LAG_INTERVAL = 0.010
-# A failing target must not be hammered: an agent waits this long, doubled up to the last.
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+# So many completions, before an error share says anything.
+FEWEST_FOR_A_SHARE = 20
+
+
+class Source(Protocol):
+    """Where requests come from; the same numbers give the same request."""
+
+    def request(self, stage: int, agent: int, seq: int) -> Request: ...
+
+
+class Load(Protocol):
+    """How requests come about: `drive` spawns them until the stage is over."""
+
+    async def drive(self, stage: StageRun) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """One stage as it is asked for; exactly one of `seconds` and `requests` is given."""
+    """One stage as it is asked for; at most one of `seconds` and `requests` is given.
+
+    Warm-up lasts `warmup` completions and `warmup_seconds`, whichever ends later. With
+    `most_errors` the stage ends early once that share of the window's requests is exceeded.
+    """
 
     number: int
     key: StageKey
+    load: Load
     warmup: int
     seconds: float | None
     requests: int | None
     timeout: float
     grace: float
+    warmup_seconds: float = 0.0
+    most_errors: float | None = None
 
 
 @dataclass(slots=True)
 class StageRun:
     """A stage in progress: its window, its tally, and the order to stop.
 
-    `opened` fires when the window opens, with its start.
+    `opened` fires when the window opens, with its start. `origin` is `time.monotonic()` at the
+    clock's zero, where the clock is that one.
     """
 
     run: str
     plan: StagePlan
     backend: Backend
-    prompts: PromptSource
+    source: Source
     clock: Clock
     emit: Emit
     opened: Callable[[float], None] = lambda _start: None
+    origin: float | None = None
     tally: Tally = field(default_factory=Tally)
     began: float = 0.0
     start: float = math.inf
     end: float = math.inf
     drained: float = 0.0
     in_flight: int = 0
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _failure: BaseException | None = None
     _completions: int = 0
     _cut: bool = False
-    _closing: asyncio.Event = field(default_factory=asyncio.Event)
     _aborted: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def drive(self) -> None:
         """Run the stage to the end of its drain. Cancelling aborts what is in flight; each
         request leaves exactly one record either way."""
         self.began = self.clock()
-        if self.plan.warmup == 0:
+        if self.plan.warmup == 0 and self.plan.warmup_seconds == 0:
             self._open(self.began)
-        agents = [
-            asyncio.create_task(self._agent(number)) for number in range(self.plan.key.agents)
-        ]
         lag = asyncio.create_task(self._watch_loop_lag())
+        driving = asyncio.create_task(self.plan.load.drive(self))
+        driving.add_done_callback(self._load_over)
         try:
-            await self._until_closing(agents)
-            await self._drain(agents)
+            await self.closing.wait()
+            driving.cancel()
+            await self._drain()
         finally:
-            for task in (*agents, lag):
+            for task in (driving, lag, *self.tasks):
                 task.cancel()
-            await asyncio.gather(*agents, lag, return_exceptions=True)
+            await asyncio.gather(driving, lag, *self.tasks, return_exceptions=True)
             self.drained = self.clock()
-        for task in agents:
-            if not task.cancelled() and (error := task.exception()) is not None:
-                raise error
+        if self._failure is not None:
+            raise self._failure
+
+    def spawn(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
+        """Run `work()` as a task of this stage; what it raises ends the stage."""
+        task = asyncio.create_task(work())
+        self.tasks.add(task)
+        task.add_done_callback(self._task_over)
+
+    async def exchange(self, due: float, ids: Ids) -> str:
+        """One request from `due` to its record; returns the outcome."""
+        watch = Stopwatch(self.clock, due=due)
+        request = self.source.request(ids.stage, ids.agent, ids.seq)
+        self.in_flight += 1
+        try:
+            facts = await self.backend.perform(request, watch, self.plan.timeout)
+        except asyncio.CancelledError:
+            self.ended(watch, Facts("cancelled", content=()), ids)
+            raise
+        finally:
+            self.in_flight -= 1
+        self.ended(watch, facts, ids)
+        return facts.outcome
+
+    def ids(self, agent: int, seq: int) -> Ids:
+        """The name of one request of this stage."""
+        return Ids(self.run, self.plan.number, self.plan.key.agents, agent, seq)
+
+    @property
+    def over(self) -> bool:
+        """Whether no further request is wanted."""
+        return self.closing.is_set() or self.clock() >= self.end
 
     @property
     def complete(self) -> bool:
-        """Whether the window closed by itself, on time or on count."""
+        """Whether the window closed by itself: on time, on count, or with its schedule."""
         return not self._cut and math.isfinite(self.end)
 
     def stop(self) -> None:
@@ -103,68 +154,60 @@ class StageRun:
         self.stop()
         self._aborted.set()
 
-    async def _until_closing(self, agents: list[asyncio.Task[None]]) -> None:
-        closing = asyncio.create_task(self._closing.wait())
-        try:
-            await asyncio.wait([closing, *agents], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            closing.cancel()
+    def ended(self, watch: Stopwatch, facts: Facts, ids: Ids) -> None:
+        """Write one request's record, and move the window if it is the one that does."""
+        ended = self.clock()
+        done = record(watch, facts, ids, self._phase(ended), ended)
+        self.tally.add(done)
+        self.emit(done)
+        self._completions += 1
+        if math.isinf(self.start):
+            self._perhaps_open(ended)
+        elif done.phase == "measured":
+            self._perhaps_close(ended)
 
-    async def _drain(self, agents: list[asyncio.Task[None]]) -> None:
-        failed = any(task.done() and task.exception() is not None for task in agents)
-        if failed:
+    def _load_over(self, driving: asyncio.Task[None]) -> None:
+        self._note_failure(driving)
+        self._close(self.clock())
+
+    def _task_over(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        self._note_failure(task)
+
+    def _note_failure(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = self._failure or error
+            self.abort()
+
+    async def _drain(self) -> None:
+        if self._failure is not None or not self.tasks:
             return
         aborted = asyncio.create_task(self._aborted.wait())
-        everyone = asyncio.create_task(asyncio.wait(agents))
+        everyone = asyncio.create_task(asyncio.wait(tuple(self.tasks)))
         await asyncio.wait(
             {aborted, everyone}, timeout=self.plan.grace, return_when=asyncio.FIRST_COMPLETED
         )
         aborted.cancel()
         everyone.cancel()
 
-    async def _agent(self, number: int) -> None:
-        seq, pause = 0, FIRST_PAUSE
-        while not self._over():
-            watch = Stopwatch(self.clock, due=self.clock())
-            ids = Ids(self.run, self.plan.number, self.plan.key.agents, number, seq)
-            outcome = await self._exchange(watch, ids)
-            seq += 1
-            if outcome in ("ok", "truncated"):
-                pause = FIRST_PAUSE
-            else:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._closing.wait(), pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
-
-    async def _exchange(self, watch: Stopwatch, ids: Ids) -> str:
-        request = self.prompts.request(ids.stage, ids.agent, ids.seq)
-        self.in_flight += 1
-        try:
-            facts = await self.backend.perform(request, watch, self.plan.timeout)
-        except asyncio.CancelledError:
-            self._ended(watch, Facts("cancelled", content=()), ids)
-            raise
-        finally:
-            self.in_flight -= 1
-        self._ended(watch, facts, ids)
-        return facts.outcome
-
-    def _ended(self, watch: Stopwatch, facts: Facts, ids: Ids) -> None:
-        ended = self.clock()
-        done = record(watch, facts, ids, self._phase(ended), ended)
-        self.tally.add(done)
-        self.emit(done)
-        self._completions += 1
-        if self._completions == self.plan.warmup:
+    def _perhaps_open(self, ended: float) -> None:
+        warm = ended - self.began >= self.plan.warmup_seconds
+        if self._completions >= self.plan.warmup and warm:
             self._open(ended)
-        measured = self._completions - self.plan.warmup
-        if self.plan.requests is not None and measured == self.plan.requests:
+
+    def _perhaps_close(self, ended: float) -> None:
+        measured = sum(self.tally.outcomes.values())
+        if measured == self.plan.requests:
             self._close(math.nextafter(ended, math.inf))
+        most = self.plan.most_errors
+        failed = measured - self.tally.outcomes["ok"]
+        if most is not None and measured >= FEWEST_FOR_A_SHARE and failed > most * measured:
+            self.stop()
 
     def _phase(self, ended: float) -> Phase:
         if ended >= self.end:
             return "drain"
-        return "warmup" if self._completions < self.plan.warmup else "measured"
+        return "warmup" if math.isinf(self.start) else "measured"
 
     def _open(self, start: float) -> None:
         if self._completions and self.tally.ok == 0:
@@ -174,16 +217,13 @@ class StageRun:
         self.opened(start)
         if self.plan.seconds is not None:
             self.end = start + self.plan.seconds
-            asyncio.get_running_loop().call_later(self.plan.seconds, self._closing.set)
+            asyncio.get_running_loop().call_later(self.plan.seconds, self.closing.set)
 
     def _close(self, end: float) -> None:
-        if not self._closing.is_set():
+        if not self.closing.is_set():
             self.start = min(self.start, end)
             self.end = min(self.end, end)
-            self._closing.set()
-
-    def _over(self) -> bool:
-        return self._closing.is_set() or self.clock() >= self.end
+            self.closing.set()
 
     async def _watch_loop_lag(self) -> None:
         """How late this loop wakes a timer, while the window is open."""

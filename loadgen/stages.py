@@ -8,6 +8,7 @@ from contract.records import Stage, StageKey
 from contract.steady import mser5
 from loadgen.config import RunConfig
 from loadgen.engine import StagePlan, StageRun
+from loadgen.loops import Closed
 from loadgen.verdicts import verdicts
 
 
@@ -18,6 +19,7 @@ def plans(config: RunConfig, backend: str, model: str) -> Iterator[StagePlan]:
         yield StagePlan(
             number=number,
             key=key,
+            load=Closed(key.agents),
             warmup=key.agents if warmup is None else warmup,
             seconds=config.duration,
             requests=config.request_count,

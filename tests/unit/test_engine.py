@@ -8,6 +8,7 @@ import pytest
 from contract.errors import DataError
 from contract.records import StageKey
 from loadgen.engine import StagePlan, StageRun
+from loadgen.loops import Closed, Open
 from loadgen.prompts import PromptSource
 from loadgen.stopwatch import Facts
 
@@ -36,15 +37,22 @@ class Slots:
             self.now -= 1
 
 
-def stage_of(agents, *, warmup=None, seconds=None, requests=None, grace=30.0, **server):
+def plan_of(load, agents, warmup, **more):
+    """A stage of that load, whose window is `seconds` or `requests`."""
+    key = StageKey("slots", "m", agents, 8, 1)
+    given = {"seconds": None, "requests": None, "timeout": 60.0, "grace": 30.0, **more}
+    return StagePlan(number=1, key=key, load=load, warmup=warmup, **given)
+
+
+def stage_of(agents, *, load=None, warmup=None, slots=1, service=0.1, outcome="ok", **plan):
     """A function that runs one stage inside a loop and returns it with server and records."""
 
     async def run(during=None):
         loop = asyncio.get_running_loop()
-        backend, records = Slots(**server), []
-        key = StageKey("slots", "m", agents, 8, 1)
-        plan = StagePlan(1, key, agents if warmup is None else warmup, seconds, requests, 60, grace)
-        stage = StageRun("r", plan, backend, PromptSource(0, 8, 1), loop.time, records.append)
+        backend, records = Slots(slots, service, outcome), []
+        warm = agents if warmup is None else warmup
+        asked = plan_of(load or Closed(agents), agents, warm, **plan)
+        stage = StageRun("r", asked, backend, PromptSource(0, 8, 1), loop.time, records.append)
         driving = asyncio.ensure_future(stage.drive())
         if during is not None:
             await during(stage, driving)
@@ -153,7 +161,7 @@ def test_a_disk_that_takes_no_more_ends_the_stage_at_once(jump):
                 raise DataError("disk full")
             written.append(record)
 
-        plan = StagePlan(1, StageKey("slots", "m", 4, 8, 1), 4, 60.0, None, 60, 30)
+        plan = plan_of(Closed(4), 4, 4, seconds=60.0)
         stage = StageRun("r", plan, backend, PromptSource(0, 8, 1), loop.time, emit)
         with pytest.raises(DataError, match="disk full"):
             await stage.drive()
@@ -163,3 +171,54 @@ def test_a_disk_that_takes_no_more_ends_the_stage_at_once(jump):
     assert len(written) == 10
     assert backend.now == 0
     assert stage.drained < 2
+
+
+def test_think_time_lowers_the_load_as_the_closed_queue_says(jump):
+    think = Closed(4, think=lambda _agent, _seq: 0.4)
+    stage, _, _ = jump(stage_of(4, load=think, slots=4, seconds=50)())
+    # Four places: nobody waits, so X = N / (S + Z).
+    assert stage.tally.outcomes["ok"] / 50 == pytest.approx(4 / 0.5, rel=0.02)
+
+
+def test_an_open_loop_sends_on_time_whatever_the_server_does(jump):
+    dues = [0.03 * i for i in range(200)]
+    stage, server, records = jump(stage_of(0, load=Open(dues), warmup=0, slots=2)())
+    assert stage.complete
+    sent = sorted(records, key=lambda record: record.seq)
+    assert [record.due - stage.began for record in sent] == pytest.approx(dues)
+    assert [record.send_lag for record in records] == pytest.approx([0] * 200, abs=1e-8)
+    assert server.most > 10  # 33 a second arrive, 20 are served
+
+
+def test_with_a_cap_the_wait_for_a_place_counts(jump):
+    dues = [0.0] * 10
+    _stage, server, records = jump(stage_of(0, load=Open(dues, most=2), warmup=0, slots=2)())
+    assert server.most == 2
+    latencies = sorted(record.latency for record in records)
+    assert latencies == pytest.approx([0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5])
+    assert max(record.send_lag for record in records) == pytest.approx(0.4)
+
+
+def test_what_never_found_a_place_leaves_a_record_too(jump):
+    load = Open([0.0] * 50, most=1)
+    _stage, server, records = jump(stage_of(0, load=load, warmup=0, seconds=1.05)())
+    assert len(records) == 50
+    assert len({record.seq for record in records}) == 50
+    unsent = [record for record in records if record.sent is None]
+    assert {record.outcome for record in unsent} == {"cancelled"}
+    assert len(unsent) == 50 - server.calls
+
+
+def test_too_many_errors_end_a_stage_early(jump):
+    stage, server, _ = jump(
+        stage_of(0, load=Open([i / 10 for i in range(600)]), warmup=0, outcome="rejected",
+                 seconds=60, most_errors=0.5)()
+    )  # fmt: skip
+    assert not stage.complete
+    assert server.calls < 30
+
+
+def test_warmup_by_time_opens_the_window_at_the_first_completion_after_it(jump):
+    stage, _, _ = jump(stage_of(2, warmup=0, warmup_seconds=1.95, seconds=2)())
+    assert stage.start == pytest.approx(2.0)
+    assert stage.tally.outcomes["ok"] == pytest.approx(20, abs=1)
