@@ -133,7 +133,7 @@ def _describe_ollama(target: Target, documents: Sequence[Any], num_ctx: int | No
     size, on_gpu = count(running.get("size")), count(running.get("size_vram")) or 0
     notes = {
         "trained_context_length": trained,
-        "loaded_before": bool(running),
+        "loaded_before": bool(running) if isinstance(ps, dict) else None,
         "gpu_share": on_gpu / size if size else None,
     }
     return replace(

@@ -34,16 +34,15 @@ def _server(config: RunConfig, dialect: Dialect, family: Family | None = None) -
     """The wire client in one dialect, with what its family's own pages add."""
     from loadgen.backend_settings import HfSettings
     from loadgen.backends.surveyed import Surveyed
-    from loadgen.pages import Pages
     from loadgen.wire import ServerBackend
 
     settings = config.backend
     assert not isinstance(settings, HfSettings)
     entry = BACKENDS[settings.kind]
     url = settings.base_url or str(entry.address)
-    survey = family.survey if family else None
-    wire = ServerBackend(dialect, url, config.model, start=entry.start, survey=survey)
-    return Surveyed(wire, family, Pages(wire.address)) if family else wire
+    if family is None:
+        return ServerBackend(dialect, url, config.model, start=entry.start)
+    return Surveyed(dialect, url, config.model, family=family, start=entry.start)
 
 
 def _openai(config: RunConfig) -> Backend:

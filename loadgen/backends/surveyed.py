@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 from contract.errors import TargetError
 from contract.records import ServerFacts
-from loadgen.backends.base import Backend, Request, Target, Tokenizer
-from loadgen.families import Family
-from loadgen.pages import Pages
+from loadgen.backends.base import Dialect, Prepared, Request, Target
+from loadgen.families import Family, Page
 from loadgen.stopwatch import Facts, Stopwatch
+from loadgen.wire import ServerBackend, WireOptions
 
 UNLOAD_SECONDS, UNLOAD_STEP = 60.0, 0.05
 # A prompt of which the server counted less than this share of its words was cut: a token never
@@ -22,34 +23,42 @@ UNLOAD_SECONDS, UNLOAD_STEP = 60.0, 0.05
 LEAST_COUNTED = 0.9
 
 
-class Surveyed:
-    """Implements `Backend` around another one."""
+class Surveyed(ServerBackend):
+    """A server of a known family. Implements `Backend`, and can tell and undo a load."""
 
-    def __init__(self, inner: Backend, family: Family, pages: Pages) -> None:
-        self.name = inner.name
-        self._inner = inner
+    def __init__(
+        self,
+        dialect: Dialect,
+        base_url: str,
+        model: str | None = None,
+        *,
+        family: Family,
+        start: str = "the server",
+        options: WireOptions | None = None,
+    ) -> None:
+        super().__init__(
+            dialect, base_url, model, start=start, survey=family.survey, options=options
+        )
         self._family = family
-        self._pages = pages
-        self._model = ""
+        self._served = ""
         self._cold = False
 
     async def open(self) -> Target:
-        """As the inner backend's, with what the family's pages add; asks whether the model is
-        in memory, so that a first request that loads it is known for one."""
-        target = await self._inner.open()
+        """As of any server, with what the family's pages add; asks whether the model is in
+        memory, so that a first request that loads it is known for one."""
+        target = await super().open()
         try:
-            self._model = target.model
+            self._served = target.model
             target = await self.examined(target)
             await self.loaded()
         except BaseException:
-            await self._inner.close()
+            await self.close()
             raise
         return target
 
     async def examined(self, target: Target) -> Target:
         """`target` with what the pages say now; TargetError when they contradict it."""
-        answers = [await self._pages.fetch(page) for page in self._family.pages(target.model)]
-        documents = [document if status == 200 else None for status, document in answers]
+        documents = [await self._document(page) for page in self._family.pages(target.model)]
         return self._family.describe(target, documents)
 
     async def loaded(self) -> bool | None:
@@ -59,8 +68,8 @@ class Surveyed:
         """
         if self._family.presence is None:
             return None
-        status, document = await self._pages.fetch(self._family.presence)
-        answer = self._family.present(document, self._model) if status == 200 else None
+        document = await self._document(self._family.presence)
+        answer = self._family.present(document, self._served)
         self._cold = answer is False
         return answer
 
@@ -71,31 +80,33 @@ class Surveyed:
         """
         if self._family.unloading is None:
             raise TargetError(f"{self.name} has no request that unloads a model")
-        status, _ = await self._pages.fetch(self._family.unloading(self._model))
+        page = self._family.unloading(self._served)
+        status, _ = await self.fetch(page.path, page.document)
         if status != 200:
-            raise TargetError(f"unloading '{self._model}': HTTP {status or 'without an answer'}")
+            raise TargetError(f"unloading '{self._served}': HTTP {status}")
         for _ in range(round(UNLOAD_SECONDS / UNLOAD_STEP)):
             if await self.loaded() is False:
                 return
             await asyncio.sleep(UNLOAD_STEP)
-        raise TargetError(f"'{self._model}' is still in memory after {UNLOAD_SECONDS:g} s")
+        raise TargetError(f"'{self._served}' is still in memory after {UNLOAD_SECONDS:g} s")
 
-    def tokenizer(self) -> Tokenizer | None:
-        """The inner backend's."""
-        return self._inner.tokenizer()
-
-    async def perform(self, request: Request, watch: Stopwatch, timeout: float) -> Facts:
+    async def perform(self, request: Request | Prepared, watch: Stopwatch, timeout: float) -> Facts:
         """One exchange, with a load and a cut prompt noted where there is evidence of them."""
         cold = self._cold
-        facts = await self._inner.perform(request, watch, timeout)
+        facts = await super().perform(request, watch, timeout)
         if cold:
             self._cold = self._cold and facts.outcome != "ok"
             facts = with_load(facts, watch)
-        return with_cut_noted(facts, request)
+        asked = request.request if isinstance(request, Prepared) else request
+        return with_cut_noted(facts, asked)
 
-    async def close(self) -> None:
-        """Close the inner backend."""
-        await self._inner.close()
+    async def _document(self, page: Page) -> Any:
+        """A page's document; None where there is no such page."""
+        try:
+            status, document = await self.fetch(page.path, page.document)
+        except TargetError:
+            return None  # the server answered before: what its pages add is only nice to know
+        return document if status == 200 else None
 
 
 def with_load(facts: Facts, watch: Stopwatch) -> Facts:

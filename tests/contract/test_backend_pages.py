@@ -13,11 +13,9 @@ from contract.errors import ConfigError, TargetError
 from contract.records import ServerFacts
 from loadgen.backends import BACKENDS
 from loadgen.backends.base import Request
-from loadgen.backends.surveyed import Surveyed, with_cut_noted, with_load
+from loadgen.backends.surveyed import with_cut_noted, with_load
 from loadgen.check import check
 from loadgen.config import RunConfig
-from loadgen.families import Family, Page
-from loadgen.pages import Pages
 from loadgen.stopwatch import Facts, Stopwatch
 
 ASK = Request("bada bade badi", 2)
@@ -214,12 +212,12 @@ async def test_what_cannot_be_unloaded_says_so():
 
 @pytest.mark.asyncio
 async def test_a_refused_unload_is_one_line():
-    async with opened("ollama", ollama()) as (backend, _):
-        broken = Surveyed(
-            backend, Family(unloading=lambda _m: Page("/api/none", {})), backend._pages
-        )
-        with pytest.raises(TargetError, match="HTTP 404"):
-            await broken.unload()
+    script = ollama()
+
+    async with opened("ollama", script) as (backend, _):
+        del script.pages["POST /api/generate"]
+        with pytest.raises(TargetError, match="unloading 'phi:latest': HTTP 404"):
+            await backend.unload()
 
 
 @pytest.mark.asyncio
@@ -235,10 +233,16 @@ async def test_tgi_under_a_wrong_name_is_refused():
 
 
 @pytest.mark.asyncio
-async def test_a_page_that_nobody_serves_has_no_status():
-    async with serving(Script({})) as url:
-        assert await Pages(url).fetch(Page("/api/ps")) == (404, {"error": "no such page"})
-    assert await Pages(url, timeout=5).fetch(Page("/api/ps")) == (None, None)
+async def test_pages_that_are_not_there_leave_the_rest_as_found():
+    script = ollama()
+    del script.pages["POST /api/show"], script.pages["GET /api/ps"]
+
+    async with opened("ollama", script) as (backend, target):
+        assert await backend.loaded() is None
+        facts = await perform(backend)
+
+    assert (target.model, target.parameters, target.context_length) == ("phi:latest", None, None)
+    assert facts.server.load is None
 
 
 def native(words, cached, prompt_ms):

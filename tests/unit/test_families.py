@@ -74,7 +74,7 @@ def test_pages_that_are_not_there_say_nothing():
     found = ollama().describe(TARGET, (None, None))
 
     assert (found.parameters, found.context_length) == (None, None)
-    assert found.notes == {"loaded_before": False}
+    assert found.notes == {}
 
 
 @pytest.mark.parametrize(
