@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from contract.commandline import VERSION, Parser, run
-from loadgen import run_command
+from loadgen import run_command, serve_command
 
 
 def build_parser() -> Parser:
@@ -21,6 +21,7 @@ def build_parser() -> Parser:
     _add_show(subparsers)
     _add_listing(subparsers, "backends", "the backends and their customary addresses", backends)
     _add_listing(subparsers, "models", "the local models that can be built here", models)
+    serve_command.add_parser(subparsers)
     return top
 
 

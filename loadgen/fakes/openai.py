@@ -27,6 +27,7 @@ class OpenAI(Front):
     """`/v1/completions`, `/v1/chat/completions`, `/v1/models`, `/health`, `/version`."""
 
     name = "openai"
+    any_model = False  # whatever is named, the first one answers
 
     def __init__(
         self,
@@ -40,7 +41,7 @@ class OpenAI(Front):
     ) -> None:
         self.models = tuple(models)
         self.context = context
-        self._stop_after = stop_after
+        self.stop_after = stop_after
         self._usage = usage
         self._metrics = metrics
         self._lists_models = lists_models
@@ -61,10 +62,11 @@ class OpenAI(Front):
         card: dict[str, Any] = {"id": model, "object": "model", "owned_by": "fake"}
         return card if self.context is None else {**card, "max_model_len": self.context}
 
-    def ask(self, call: Call) -> Ask | Reply:
+    def ask(self, call: Call, pace: Pace) -> Ask | Reply:  # noqa: ARG002 - the seam's
         try:
             document = json.loads(call.body)
-            model, prompt = document["model"], prompt_of(document)
+            model = self.models[0] if self.any_model else document["model"]
+            prompt = prompt_of(document)
             tokens = int(document.get("max_completion_tokens") or limit_of(document))
             streaming = document.get("stream_options") or {}
             options = {
@@ -80,7 +82,7 @@ class OpenAI(Front):
         if self.context is not None and len(prompt) + tokens > self.context:
             text = f"maximum context length is {self.context} tokens"
             return refused(400, f"The {text}, asked for {len(prompt)} + {tokens}.")
-        stop = None if document.get("ignore_eos") else self._stop_after
+        stop = None if document.get("ignore_eos") else self.stop_after
         return Ask(
             model=model,
             prompt=prompt,

@@ -7,19 +7,17 @@ import asyncio
 from collections.abc import Sequence
 
 from contract.commandline import Parser, integer, number, run
-from contract.errors import ConfigError, nearest
-from loadgen.fakes.script import FAILURES, Script
+from loadgen.fakes.script import Script, explained, failing
 from loadgen.fakes.server import FakeServer
 from loadgen.fakes.serving import serve
 
 
 def parser() -> Parser:
     """Its options."""
-    failures = "\n".join(f"  {name:12} {says}" for name, says in FAILURES.items())
     parser = Parser(
         prog="python -m loadgen.fakes.openai_server",
         description="A scripted server that speaks the OpenAI protocol; its log: GET /fake/log.",
-        epilog=f"failures:\n{failures}",
+        epilog=explained(),
     )
     seconds = number(at_least=0)
     add = parser.add_argument
@@ -43,8 +41,7 @@ def parser() -> Parser:
 
 def script(arguments: argparse.Namespace) -> Script:
     """The script its options describe."""
-    failures = dict(_failure(text) for text in arguments.fail)
-    always = failures.pop("all", None)
+    failures = failing(arguments.fail)
     service = arguments.service_seconds
     if arguments.token_seconds is None and service is None:
         service = 0.1
@@ -61,19 +58,9 @@ def script(arguments: argparse.Namespace) -> Script:
         metrics=arguments.metrics,
         queue_limit=arguments.queue_limit,
         close_after_stream=arguments.close_after_stream,
-        failures={int(index): failure for index, failure in failures.items()},
-        always=always,
+        failures=failures.failures,
+        always=failures.always,
     )
-
-
-def _failure(text: str) -> tuple[str, str]:
-    index, _, failure = text.partition("=")
-    if index != "all" and not (index.isascii() and index.isdigit()):
-        raise ConfigError(f"--fail '{text}': INDEX is a request's number from 0, or 'all'")
-    if failure not in FAILURES:
-        names = ", ".join(FAILURES)
-        raise ConfigError(f"--fail '{text}'{nearest(failure, FAILURES)}; allowed: {names}")
-    return index, failure
 
 
 def _serve(arguments: argparse.Namespace) -> int:

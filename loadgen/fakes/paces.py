@@ -156,6 +156,7 @@ class Stepped:
             ask.runner,
             budget=ask.tokens,
             keep_alive=None if keep is None or keep < 0 else keep,
+            reuse=ask.reuse,
             gone=gone,
         )
         turn = SteppedTurn(self, one, visit)

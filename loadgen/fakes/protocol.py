@@ -51,6 +51,7 @@ class Ask:
     stream: bool
     runner: str = ""
     keep_alive: float | None = None  # seconds; None: the server's own, negative: for ever
+    reuse: bool = True  # take what the prefix cache holds
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -92,7 +93,6 @@ class Front:
 
     name = ""
     stream_kind = SSE
-    stream_headers: Mapping[str, str] = {}
     headers: Mapping[str, str] = {}  # of every response
     head_first = True  # the head of a stream goes out before its first token
     closes_after_stream = False
@@ -107,9 +107,13 @@ class Front:
         """Whether this call asks for tokens."""
         raise NotImplementedError
 
-    def ask(self, call: Call) -> Ask | Reply:
-        """What is asked for, or the refusal."""
+    def ask(self, call: Call, pace: Pace) -> Ask | Reply:
+        """What is asked for, or the answer to what generates nothing."""
         raise NotImplementedError
+
+    def stream_headers(self, job: Job) -> Mapping[str, str]:  # noqa: ARG002 - the seam's
+        """What the head of a stream says besides."""
+        return {}
 
     def opening(self, job: Job) -> bytes:  # noqa: ARG002 - the seam's
         """What goes out with the head of a stream."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from contract.errors import ConfigError, nearest
 
 # What a request can be made to suffer, by its index in order of arrival.
 FAILURES = {
@@ -25,6 +26,11 @@ FAILURES = {
 HALF_WAY = ("error_event", "cut", "reset", "stall", "not_json")
 REFUSALS = ("busy", "rate_limit", "internal")
 AT_ONCE = ("drop", "html", "redirect", *REFUSALS)
+
+
+def explained() -> str:
+    """The failures, one a line, for a help text."""
+    return "failures:\n" + "\n".join(f"  {name:12} {says}" for name, says in FAILURES.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,5 +71,24 @@ class Script:
             first, last = self.service_seconds / 5, self.service_seconds
         stretch = 1.0
         if self.jitter:
+            import random
+
             stretch += self.jitter * random.Random(f"{self.seed}/{index}").uniform(-1, 1)
         return (last if tokens <= self.tokens_per_chunk else first) * stretch, last * stretch
+
+
+def failing(texts: Sequence[str]) -> Script:
+    """The script of `INDEX=FAILURE` texts, `all` for an INDEX; ConfigError for an unknown one."""
+    given = dict(map(_failure, texts))
+    always = given.pop("all", None)
+    return Script(failures={int(index): name for index, name in given.items()}, always=always)
+
+
+def _failure(text: str) -> tuple[str, str]:
+    index, _, failure = text.partition("=")
+    if index != "all" and not (index.isascii() and index.isdigit()):
+        raise ConfigError(f"--fail '{text}': INDEX is a request's number from 0, or 'all'")
+    if failure not in FAILURES:
+        names = ", ".join(FAILURES)
+        raise ConfigError(f"--fail '{text}'{nearest(failure, FAILURES)}; allowed: {names}")
+    return index, failure

@@ -73,11 +73,11 @@ class Server(Listener):
         visit = self.log.arrive()
         outcome, at = "gone", None
         try:
-            ask = self.front.ask(call)
+            ask = self.front.ask(call, self.pace)
             failure = self.script.failure(visit.index)
             if isinstance(ask, Reply):
                 await self._reply(line, ask)
-                outcome = "rejected"
+                outcome = "ok" if ask.status < 400 else "rejected"
                 return
             visit.prompt_tokens = len(ask.prompt)
             job = Job(ask, visit, failure)
@@ -155,7 +155,8 @@ class Server(Listener):
 
     async def _open(self, line: Line, job: Job) -> None:
         front = self.front
-        await line.start_stream(front.stream_kind, {**front.headers, **front.stream_headers})
+        headers = {**front.headers, **front.stream_headers(job)}
+        await line.start_stream(front.stream_kind, headers)
         if opening := front.opening(job):
             await line.chunks(opening)
 

@@ -78,6 +78,7 @@ class Generation:
     runner: str = ""
     budget: int | None = None  # tokens it was allowed to make: what a reservation has to cover
     keep_alive: float | None = None  # seconds the model stays loaded after it; None: for ever
+    reuse: bool = True  # take what the prefix cache holds
     told: Callable[[], None] = _nothing
     gone: Callable[[], bool] = _never
     loaded: float | None = None  # the model was there for it
@@ -245,7 +246,9 @@ class Steps:
 
     def _fits(self, one: Generation) -> bool:
         limit = self.model.kv_tokens
-        return limit is None or sum(map(self._size, self.batch)) + self._size(one) <= limit
+        if limit is None or not self.batch:  # alone it enters, else it would wait for ever
+            return True
+        return sum(map(self._size, self.batch)) + self._size(one) <= limit
 
     def _make_room(self) -> None:
         limit = self.model.kv_tokens
@@ -266,11 +269,14 @@ class Steps:
             self.queue.popleft()
             head.running = True
             if head.start is None:
-                head.start, head.cached = now, self.cache.covers(head.prompt)
+                head.start, head.cached = now, self._covers(head)
             self.batch.append(head)
             entering.append(head)
         return entering
 
     def _evaluates(self, one: Generation) -> int:
         """Tokens of its prefill: what a preemption threw away is evaluated again."""
-        return len(one.prompt) + one.made - self.cache.covers(one.prompt)
+        return len(one.prompt) + one.made - self._covers(one)
+
+    def _covers(self, one: Generation) -> int:
+        return self.cache.covers(one.prompt) if one.reuse else 0
