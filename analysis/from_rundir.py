@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from array import array
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from contextlib import suppress
 
+from analysis.counted import Counted
+from analysis.from_parquet import counted_by_column
 from analysis.table import Key, StageRow, Table, block_number, split_instants
 from contract.errors import DataError
 from contract.records import OUTCOMES, PHASES, RequestRecord, Stage, StageKey
@@ -16,51 +17,11 @@ from contract.rundir import REQUESTS, Run
 TOLERANCE = 1e-6
 
 
-@dataclass(slots=True)
-class _Mean:
-    total: float = 0.0
-    n: int = 0
-
-    def add(self, value: float | None) -> None:
-        if value is not None:
-            self.total += value
-            self.n += 1
-
-    @property
-    def value(self) -> float | None:
-        return self.total / self.n if self.n else None
-
-
-@dataclass(slots=True)
-class _Counted:
-    """What the measured records of one stage add up to."""
-
-    outcomes: Counter[str] = field(default_factory=Counter)
-    instants: array[float] = field(default_factory=lambda: array("d"))
-    latency: _Mean = field(default_factory=_Mean)
-    output_tokens: _Mean = field(default_factory=_Mean)
-    prompt_tokens: _Mean = field(default_factory=_Mean)
-
-    def add(self, record: RequestRecord) -> None:
-        self.outcomes[record.outcome] += 1
-        if record.outcome != "ok":
-            return
-        self.instants.append(record.ended)
-        self.latency.add(record.latency)
-        self.output_tokens.add(record.output_tokens)
-        self.prompt_tokens.add(record.prompt_tokens)
-
-
 def table_from_run(run: Run) -> Table:
     """Count a run's measured records by stage; DataError where they contradict themselves or
     the stage lines. Stages that never finished are named in `missing`, not guessed."""
     stages = _numbered(run)
-    counted = {number: _Counted() for number in stages}
-    for record in run.records():
-        _check(record, run)
-        if record.phase == "measured" and record.stage in counted:
-            counted[record.stage].add(record)
-    rows = [_row(run, stage, counted[number]) for number, stage in stages.items()]
+    rows = _rows(run, stages)
     missing = _missing(run, {stage.key for stage in stages.values()})
     return Table(
         key=_key(run),
@@ -70,6 +31,27 @@ def table_from_run(run: Run) -> Table:
         missing=missing,
         warnings=[*run.warnings, *_warnings(run), *(f"{name} did not finish" for name in missing)],
     )
+
+
+def _rows(run: Run, stages: dict[int, Stage]) -> list[StageRow]:
+    """By column where that agrees with the stage lines, else line by line: the lines are the
+    truth, and name the record that is wrong."""
+    counted = counted_by_column(run, stages, TOLERANCE)
+    if counted is not None:
+        with suppress(DataError):
+            return [_row(run, stage, counted[number]) for number, stage in stages.items()]
+    counted = counted_by_line(run, stages)
+    return [_row(run, stage, counted[number]) for number, stage in stages.items()]
+
+
+def counted_by_line(run: Run, stages: Collection[int]) -> dict[int, Counted]:
+    """Count the measured records of `stages`; DataError names the first that cannot be."""
+    counted = {number: Counted() for number in stages}
+    for record in run.records():
+        _check(record, run)
+        if record.phase == "measured" and record.stage in counted:
+            counted[record.stage].add(record)
+    return counted
 
 
 def _numbered(run: Run) -> dict[int, Stage]:
@@ -150,7 +132,7 @@ def _whole(value: object) -> bool:
     return type(value) is int
 
 
-def _row(run: Run, stage: Stage, counted: _Counted) -> StageRow:
+def _row(run: Run, stage: Stage, counted: Counted) -> StageRow:
     _check_counts(run, stage, counted)
     seconds = stage.end - stage.start
     requests = counted.outcomes["ok"]
@@ -174,7 +156,7 @@ def _row(run: Run, stage: Stage, counted: _Counted) -> StageRow:
     )
 
 
-def _check_counts(run: Run, stage: Stage, counted: _Counted) -> None:
+def _check_counts(run: Run, stage: Stage, counted: Counted) -> None:
     planned = {outcome: n for outcome, n in stage.outcomes.items() if n}
     found = {outcome: n for outcome, n in counted.outcomes.items() if n}
     if planned != found:

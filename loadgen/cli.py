@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from contract.commandline import VERSION, Parser, run
-from loadgen import run_command, serve_command
+from loadgen import export_command, run_command, serve_command
 
 
 def build_parser() -> Parser:
@@ -19,6 +19,7 @@ def build_parser() -> Parser:
     run_command.add_parser(subparsers)
     _add_check(subparsers)
     _add_show(subparsers)
+    export_command.add_parser(subparsers)
     _add_listing(subparsers, "backends", "the backends and their customary addresses", backends)
     _add_listing(subparsers, "models", "the local models that can be built here", models)
     serve_command.add_parser(subparsers)
