@@ -50,8 +50,17 @@ fix: setup
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: setup
-	$(PY) bench/startup.py
+# Start-up, CPU against the floor, stamps against a server of known token times; docs/bench.md.
+# PAIRS=3 LASTING=3 is shorter. Memory, which takes minutes: $(PY) -m bench.memory
+PAIRS ?= 7
+LASTING ?= 5
+bench: truth-server
+	@missed=0; for part in "startup" "speed --pairs $(PAIRS)" "accuracy --seconds $(LASTING)"; do \
+	  echo; echo "== $$part"; $(PY) -m bench.$$part || missed=1; done; exit $$missed
+
+# The C server of the benches, compiled once per state of its source into .cache/bench.
+truth-server: setup
+	@$(PY) -c 'from bench.truth import build; build()'
 
 # On a machine with a GPU: the tests that need one.
 gpu-check:

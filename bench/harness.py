@@ -148,15 +148,12 @@ class Repetition:
     @property
     def cpu_before(self) -> float:
         """CPU seconds from the client's start to its first request's arrival."""
-        return self.watch.cpu_between(self.watch.instants[0], self.start)
+        return float(np.interp(self.start, self.watch.instants, self.watch.cpu))
 
     @property
     def foreign(self) -> float:
+        """Cores that other processes took meanwhile, stolen time included."""
         return self.watch.foreign(self.start, self.end)
-
-    def disturbed(self, limit: float = FOREIGN_LIMIT) -> bool:
-        """Whether others took more than `limit` cores."""
-        return self.foreign > limit
 
 
 def measure(client: Client, task: dict[str, int], server: dict[str, Any]) -> Repetition:

@@ -8,7 +8,6 @@ processes. docs/bench.md says how to read it.
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 import subprocess
 import sys
@@ -56,62 +55,68 @@ SHAPES = (
 STREAMS = 64
 
 
-def pairs(
-    shape: Shape, client: Client, wanted: int, foreign: float
-) -> tuple[list[tuple[Repetition, ...]], int]:
-    """Undisturbed pairs (floor, client), at most three times as many tried; and how many were
-    discarded. The client's run is sized to take about the CPU that the floor's takes."""
+@dataclass(frozen=True)
+class Pair:
+    """The floor and the client, one right after the other."""
+
+    floor: Repetition
+    client: Repetition
+
+    @property
+    def foreign(self) -> float:
+        """Cores that others took in the worse half."""
+        return max(self.floor.foreign, self.client.foreign)
+
+
+def pairs(shape: Shape, client: Client, wanted: int, foreign: float) -> list[Pair]:
+    """Pairs until `wanted` are undisturbed, at most three times as many. The client's run is
+    sized to take about the CPU that the floor's takes."""
     work = {"streams": STREAMS, "requests": shape.requests, "tokens": shape.tokens}
     trial = {**work, "requests": max(shape.requests // 20, 4 * STREAMS)}
     slower = shape.cost(measure(client, trial, shape.server)) / shape.cost(
         measure(harness.bare(), trial, shape.server)
     )
     asked = {**work, "requests": max(int(shape.requests / max(1.0, slower)), 4 * STREAMS)}
-    kept, discarded = [], 0
-    while len(kept) < wanted and discarded < 2 * wanted:
-        pair = (measure(harness.bare(), work, shape.server), measure(client, asked, shape.server))
-        if any(repetition.disturbed(foreign) for repetition in pair):
-            discarded += 1
-            taken = ", ".join(f"{repetition.foreign:.2f}" for repetition in pair)
-            print(f"  a pair of {shape.name} discarded: others took {taken} cores", flush=True)
-        else:
-            kept.append(pair)
-    return kept, discarded
+    tried: list[Pair] = []
+    while len(tried) < 3 * wanted and sum(p.foreign <= foreign for p in tried) < wanted:
+        floor = measure(harness.bare(), work, shape.server)
+        tried.append(Pair(floor, measure(client, asked, shape.server)))
+    return tried
 
 
 def report(shape: Shape, client: Client, wanted: int, foreign: float) -> bool:
     """Print one shape; False when its limit is missed or nothing can be said."""
-    kept, discarded = pairs(shape, client, wanted, foreign)
-    print(f"\n{shape.name}: {shape.says}; {STREAMS} streams")
-    if len(kept) < wanted:
-        print(f"  void: only {len(kept)} of {wanted} pairs undisturbed, {discarded} discarded")
-        if not kept:
-            return False
-    floor = [shape.cost(first) for first, _ in kept]
-    theirs = [shape.cost(second) for _, second in kept]
+    print(f"\n{shape.name}: {shape.says}; {STREAMS} streams", flush=True)
+    tried = pairs(shape, client, wanted, foreign)
+    kept = [pair for pair in tried if pair.foreign <= foreign]
+    calm = len(kept) >= wanted
+    shown = kept if calm else tried
+    floor = [shape.cost(pair.floor) for pair in shown]
+    theirs = [shape.cost(pair.client) for pair in shown]
     for name, costs in (("bare", floor), (client.name, theirs)):
         print(f"  {name:24} {median(costs):8.3f} us/{shape.unit} "
               f"[{min(costs):.3f}..{max(costs):.3f}], {1e6 / median(costs):,.0f} a CPU second"
         )  # fmt: skip
-    ratios = [theirs[i] / floor[i] for i in range(len(kept))]
+    ratio = [mine / least for mine, least in zip(theirs, floor, strict=True)]
     spread = (max(floor) - min(floor)) / median(floor)
-    held = len(kept) == wanted and spread <= SPREAD_LIMIT
-    missed = shape.limit is not None and median(ratios) > shape.limit
+    valid = calm and spread <= SPREAD_LIMIT
+    missed = shape.limit is not None and median(ratio) > shape.limit
     limit = "no limit" if shape.limit is None else f"limit {shape.limit:g}"
-    verdict = ("missed" if missed else "ok") if held else "void"
-    print(f"  {'ratio':24} {median(ratios):8.2f} [{min(ratios):.2f}..{max(ratios):.2f}], {limit}: "
-          f"{verdict}; floor spread {spread:.0%} (void above {SPREAD_LIMIT:.0%}), "
-          f"{discarded} disturbed pairs discarded"
+    verdict = ("missed" if missed else "ok") if valid else "void"
+    print(f"  {'ratio':24} {median(ratio):8.2f} [{min(ratio):.2f}..{max(ratio):.2f}], {limit}: "
+          f"{verdict}; floor spread {spread:.0%} (void above {SPREAD_LIMIT:.0%})"
     )  # fmt: skip
-    start(kept)
-    return held and not missed
+    discarded = f"{len(tried) - len(kept)} of {len(tried)} pairs disturbed"
+    print(f"  {discarded} and discarded" if calm else f"  void: {discarded}, all are shown")
+    start([pair.client for pair in shown])
+    return valid and not missed
 
 
-def start(kept: list[tuple[Repetition, ...]]) -> None:
+def start(runs: list[Repetition]) -> None:
     """CPU before the first request, and what was loaded while requests flowed."""
-    before = min(second.cpu_before for _, second in kept)
+    before = min(run.cpu_before for run in runs)
     imports = min(cpu_of([sys.executable, "-c", HEAVY]) for _ in range(5))
-    loaded = sorted(set().union(*(second.watch.libraries for _, second in kept)))
+    loaded = sorted(set().union(*(run.watch.libraries for run in runs)))
     print(f"  {'before the first request':24} {1e3 * before:8.0f} ms CPU, "
           f"{before / imports:.2f} x `{HEAVY}` ({1e3 * imports:.0f} ms), limit {START_LIMIT}; "
           f"heavy libraries loaded: {', '.join(loaded) or 'none'}"
@@ -129,8 +134,8 @@ def cpu_of(command: list[str]) -> float:
 
 
 def floor_against_wrk(repeats: int) -> bool:
-    """The floor's 1-token rate against that of wrk on the same route: a slow floor proves
-    nothing. True where wrk is absent, and said so."""
+    """The floor's 1-token rate against that of wrk on the same route, both per CPU second of
+    one core: a slow floor proves nothing. True where wrk is absent, and said so."""
     wrk = shutil.which("wrk")
     if wrk is None:
         print("floor against wrk: skipped, wrk is not installed (apt-get install wrk)")
@@ -138,12 +143,12 @@ def floor_against_wrk(repeats: int) -> bool:
     work = {"streams": STREAMS, "requests": 150_000, "tokens": 1}
     rates = []
     for _ in range(repeats):
-        repetition = measure(harness.bare(), work, {})
-        rates.append((len(repetition.truth.requests) / repetition.seconds, wrk_rate(wrk)))
+        floor = measure(harness.bare(), work, {})
+        rates.append((len(floor.truth.requests) / floor.cpu, wrk_rate(wrk)))
     shares = [ours / theirs for ours, theirs in rates]
     ok = median(shares) >= WRK_SHARE
-    print(f"floor against wrk, 1-token replies on one core: {median(r[0] for r in rates):,.0f} "
-          f"and {median(r[1] for r in rates):,.0f} requests/s, share {median(shares):.2f} "
+    print(f"floor against wrk, 1-token replies per CPU second: {median(r[0] for r in rates):,.0f} "
+          f"and {median(r[1] for r in rates):,.0f}, share {median(shares):.2f} "
           f"[{min(shares):.2f}..{max(shares):.2f}] (at least {WRK_SHARE}): "
           f"{'ok' if ok else 'the floor is too slow, no ratio below counts'}"
     )  # fmt: skip
@@ -151,7 +156,7 @@ def floor_against_wrk(repeats: int) -> bool:
 
 
 def wrk_rate(wrk: str) -> float:
-    """Requests a second of wrk with one thread and the floor's request."""
+    """Requests per CPU second of wrk with one thread and the floor's request."""
     server_cores, client_cores = harness.cores()
     _, _, body = harness.rendered(1).partition(b"\r\n\r\n")
     script = (
@@ -164,11 +169,9 @@ def wrk_rate(wrk: str) -> float:
         file.flush()
         with TruthServer(cores=server_cores) as server:
             pinned = ["taskset", "-c", str(min(client_cores)), wrk, "-t1", f"-c{STREAMS}", "-d2s"]
-            command = [*pinned, "-s", file.name, server.url]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)
-    assert found, done.stdout
-    return float(found.group(1))
+            took = cpu_of([*pinned, "-s", file.name, server.url])
+        assert server.truth is not None
+    return len(server.truth.requests) / took
 
 
 def main() -> int:
@@ -178,7 +181,7 @@ def main() -> int:
     parser.add_argument("--client", metavar="COMMAND", help="another client, e.g. 'tool {url}'")
     parser.add_argument("--flags", default="", help="further flags of loadgen run")
     parser.add_argument("--foreign", type=float, default=harness.FOREIGN_LIMIT, metavar="CORES",
-                        help="what others may take before a pair is discarded (default %(default)s)")  # fmt: skip
+                        help="what others may take (default %(default)s)")  # fmt: skip
     arguments = parser.parse_args()
     client = harness.loadgen(*arguments.flags.split())
     if arguments.client:

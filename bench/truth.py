@@ -33,8 +33,8 @@ REQUEST = np.dtype(
 DIALECTS = ("completions", "chat", "ollama generate", "ollama chat", "tgi")
 
 
-class NoCompilerError(RuntimeError):
-    """There is no C compiler, and the bench cannot do without."""
+class NoCompilerError(SystemExit):
+    """There is no C compiler, and a bench cannot do without: it ends with one line."""
 
 
 def build() -> Path:

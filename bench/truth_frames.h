@@ -10,8 +10,10 @@ static void put(const char *data, size_t n) {
 static void chunk_opens(void) { mark = out_len; out_len += 10; } /* room for "xxxxxxxx\r\n" */
 static void chunk_closes(void) {
     char size[16];
-    snprintf(size, sizeof size, "%08zx\r\n", out_len - mark - 10);
-    memcpy(out + mark, size, 10);
+    size_t n = out_len - mark - 10, digits = (size_t)snprintf(size, sizeof size, "%zx\r\n", n);
+    memcpy(out + mark, size, digits);
+    memmove(out + mark + digits, out + mark + 10, n);
+    out_len = mark + digits + n;
     put("\r\n", 2);
 }
 static void event_opens(void) { if (opt.per_event) chunk_opens(); }

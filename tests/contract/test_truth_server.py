@@ -32,7 +32,7 @@ ROUTES = {
 def binary():
     """The server, compiled once."""
     if shutil.which("gcc") is None and shutil.which("cc") is None:
-        pytest.skip("no C compiler: apt-get install gcc libc6-dev")
+        pytest.skip("no C compiler: apt-get install gcc libc6-dev")  # the bench says so too
     return build()
 
 
