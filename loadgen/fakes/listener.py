@@ -36,6 +36,11 @@ class Listener:
         return f"http://{host}:{self._port}"
 
     @property
+    def asked(self) -> str:
+        """The address as an error names it."""
+        return f"--host {self._host} --port {self._port}"
+
+    @property
     def open_connections(self) -> int:
         """Connections open now."""
         return len(self._lines)

@@ -24,7 +24,7 @@ async def serve(server: Server, opens_after: float = 0.0) -> int:
         if not stopped.done():
             await _listen(server, stopped)
     except OSError as error:
-        raise ConfigError(f"--port: {server.url} cannot be had: {error.strerror}") from error
+        raise ConfigError(f"{server.asked}: {error.strerror}") from error
     return 128 + stopped.result()
 
 
