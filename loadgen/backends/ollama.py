@@ -21,13 +21,17 @@ import orjson
 from contract.records import ServerFacts
 from loadgen.backends.base import Request, WireRequest, WireResponse
 from loadgen.backends.openai import excerpt
-from loadgen.backends.streams import Reading, known, read_ndjson
+from loadgen.backends.streams import Alike, Reading, known, read_ndjson
 from loadgen.fields import NANOSECOND, count, mapping, seconds, text
 from loadgen.stopwatch import Facts
 
 PATHS = {"generate": "/api/generate", "chat": "/api/chat"}
 LOAD_EVIDENCE = 1.0  # seconds of load_duration from which a model was loaded for this request
 
+_ALIKE = {
+    "generate": Alike(b'","done":false}\n', b'"response":""'),
+    "chat": Alike(b'"},"done":false}\n', b'"content":""'),
+}
 # Fields of an object, or of its message, that hold generated tokens.
 _SPEECH = ("response", "content", "thinking", "tool_calls")
 
@@ -78,7 +82,7 @@ class OllamaDialect:
 
     def read(self, response: WireResponse) -> Facts:
         """What the exchange came to; never raises, whatever bytes came."""
-        return read_ndjson(response, _take)
+        return read_ndjson(response, _take, _ALIKE[self.endpoint])
 
 
 def _take(document: dict[str, Any], read: int, into: Reading) -> None:

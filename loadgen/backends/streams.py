@@ -6,18 +6,20 @@ protocol, a body that ended before its last word (`truncated`), ok.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from itertools import accumulate
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
 from contract.errors import BackendError, ConfigError, nearest
 from contract.records import ServerFacts
-from loadgen.backends.base import WireResponse
+from loadgen.backends.base import Raw, WireResponse
 from loadgen.backends.openai import excerpt, refusal
 from loadgen.sse import events, lines
-from loadgen.stopwatch import Facts
+from loadgen.stopwatch import Facts, PerMark
 
 SSE_KINDS = ("text/event-stream",)
 NDJSON_KINDS = ("application/x-ndjson", "application/json")
@@ -33,6 +35,7 @@ class Reading:
     """
 
     content: list[int] = field(default_factory=list)
+    counts: list[int] | None = None  # per read, in place of `content`
     complete: bool = False
     finish_reason: str | None = None
     prompt_tokens: int | None = None
@@ -54,14 +57,25 @@ class Take(Protocol):
     def __call__(self, document: dict[str, Any], read: int, into: Reading) -> None: ...
 
 
-def read_ndjson(response: WireResponse, take: Take) -> Facts:
+class Alike(NamedTuple):
+    """What tells the objects that carry one text each without decoding them.
+
+    `tail` is how such an object ends, from the end of its text to the end of its line or event,
+    and holds line feeds, which no JSON text does; `empty` is in those whose text is empty.
+    """
+
+    tail: bytes
+    empty: bytes
+
+
+def read_ndjson(response: WireResponse, take: Take, alike: Alike | None = None) -> Facts:
     """The facts of newline-delimited JSON objects; never raises, whatever bytes came."""
-    return _read(response, NDJSON_KINDS, take)
+    return _read(response, NDJSON_KINDS, take, alike)
 
 
-def read_sse(response: WireResponse, take: Take) -> Facts:
+def read_sse(response: WireResponse, take: Take, alike: Alike | None = None) -> Facts:
     """The facts of server-sent events that hold JSON objects; never raises."""
-    return _read(response, SSE_KINDS, take)
+    return _read(response, SSE_KINDS, take, alike)
 
 
 def known(what: str, given: str, allowed: tuple[str, ...]) -> str:
@@ -72,7 +86,7 @@ def known(what: str, given: str, allowed: tuple[str, ...]) -> str:
     return given
 
 
-def _read(response: WireResponse, kinds: tuple[str, ...], take: Take) -> Facts:
+def _read(response: WireResponse, kinds: tuple[str, ...], take: Take, alike: Alike | None) -> Facts:
     if response.status is None:
         return Facts(outcome=response.broken or "bad_stream", content=(), error=response.detail)
     if not 200 <= response.status < 300:
@@ -81,9 +95,59 @@ def _read(response: WireResponse, kinds: tuple[str, ...], take: Take) -> Facts:
     kind = _content_type(response)
     if kind and kind not in kinds:
         reading.fault = f"not {kinds[0]}: {excerpt(b''.join(response.reads))}"
-    else:
-        _take_all(response.reads, kinds, take, reading)
+        return _facts(reading, response)
+    if response.raw is not None and alike is not None:
+        counted = _counted(response.raw, take, alike)
+        if counted is not None:
+            return _facts(counted, response)
+    _take_all(response.reads, kinds, take, reading)
     return _facts(reading, response)
+
+
+def _counted(raw: Raw, take: Take, alike: Alike) -> Reading | None:
+    """A complete body by counting: exact, or None where it has to be decoded.
+
+    Up to the last tail every line must belong to an object that is alike, none of them empty,
+    and no tail may lie in two reads; what follows is parsed.
+    """
+    tail, whole = alike.tail, raw.whole
+    stop = whole.rfind(tail) + len(tail)
+    counts = [read.count(tail) for read in raw.reads]
+    total = whole.count(tail)
+    # HTTP's own lines end with CR LF, those of the body with LF.
+    lines_of_body = whole.count(b"\n", 0, stop) - whole.count(b"\r\n", 0, stop)
+    if (
+        not 0 < total == sum(counts)
+        or lines_of_body != total * tail.count(b"\n")
+        or whole.find(alike.empty, 0, stop) >= 0
+    ):
+        return None
+    reading = Reading(counts=counts)
+    ends = list(accumulate(map(len, raw.reads)))
+    for data, at in _last_objects(whole, stop, tail.count(b"\n")):
+        document = _object(data)
+        if document is None:
+            return None  # perhaps only cut in two by HTTP's chunks
+        take(document, bisect_right(ends, at), reading)
+        if reading.over:
+            break
+    for read in reading.content:
+        counts[read] += 1
+    return reading
+
+
+def _last_objects(whole: bytes, start: int, feeds: int) -> Iterator[tuple[bytes, int]]:
+    """What may be objects in a raw body from `start` on, each with the offset of its last byte,
+    the last of its `feeds` line feeds. Empty where HTTP's lines are mixed with it."""
+    while start < len(whole):
+        stop = whole.find(b"\n", start) + 1 or len(whole)
+        line = whole[start:stop]
+        if line.endswith(b"\r\n"):
+            if line.strip(b"0123456789abcdefABCDEF\r\n"):
+                yield b"", stop
+        elif line.strip():
+            yield line.removeprefix(b"data:"), stop + feeds - 2
+        start = stop
 
 
 def _take_all(reads: Sequence[bytes], kinds: tuple[str, ...], take: Take, reading: Reading) -> None:
@@ -119,7 +183,7 @@ def _facts(reading: Reading, response: WireResponse) -> Facts:
     return Facts(
         outcome=outcome,
         finish_reason=reading.finish_reason,
-        content=reading.content,
+        content=reading.content if reading.counts is None else PerMark(reading.counts),
         prompt_tokens=reading.prompt_tokens,
         prompt_source=None if reading.prompt_tokens is None else "server",
         output_tokens=reading.output_tokens,

@@ -13,11 +13,12 @@ import orjson
 
 from loadgen.backends.base import Request, WireRequest, WireResponse
 from loadgen.backends.openai import excerpt
-from loadgen.backends.streams import Reading, read_sse
+from loadgen.backends.streams import Alike, Reading, read_sse
 from loadgen.fields import count, mapping, text
 from loadgen.stopwatch import Facts
 
 PATH = "/generate_stream"
+_ALIKE = Alike(b'"special":false},"generated_text":null,"details":null}\n\n', b'"text":""')
 # Its finish reasons in the words of the records; an unknown one is kept as it is.
 FINISH = {"length": "length", "eos_token": "stop", "stop_sequence": "stop"}
 # Error types that refuse a request, by no fault of a server at work; all others are its errors.
@@ -45,7 +46,7 @@ class TgiDialect:
 
     def read(self, response: WireResponse) -> Facts:
         """What the exchange came to; never raises. A status is read by its error type."""
-        facts = read_sse(response, _take)
+        facts = read_sse(response, _take, _ALIKE)
         failure = _stated(response) if (response.status or 200) >= 400 else None
         return replace(facts, outcome=failure) if failure else facts
 
