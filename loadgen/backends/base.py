@@ -95,7 +95,7 @@ class WireResponse:
     """
 
     status: int | None = None
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
     reads: Sequence[bytes] = ()
     broken: str | None = None
     detail: str | None = None

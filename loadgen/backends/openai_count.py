@@ -18,7 +18,7 @@ from loadgen.backends.openai_stream import Reading, count
 from loadgen.sse import Event
 from loadgen.stopwatch import PerMark
 
-HEAD_EVENTS, LAST_EVENTS = 4, 8
+EVENTS = 8  # parsed at either end
 _FRAMING = b"0123456789abcdefABCDEF\r\n"  # of chunk sizes and their ends
 
 
@@ -28,54 +28,66 @@ class Count(NamedTuple):
     reading: Reading
     content: PerMark
     total: int  # in the whole body, chunks that two reads share included
+    parsed: bool = False  # every event of it was
 
     @property
     def believed(self) -> bool:
-        """Whether the server counted as many tokens as the reads chunks."""
-        return len(self.content) == count(self.reading.usage.get("completion_tokens"))
+        """Whether the server counted as many tokens as the reads chunks, if that matters."""
+        tokens = self.reading.usage.get("completion_tokens")
+        return self.parsed or len(self.content) == count(tokens)
 
 
 def counted(raw: Raw) -> Count | None:
     """The count of one stream, None when its chunks are not alike."""
     reading = Reading()
-    ends = list(accumulate(map(len, raw.reads)))
-    head = _head(raw.whole, reading)
-    if head is None or reading.frame is None:
-        return None
-    begin, spoken = head
+    whole = raw.whole
+    spoken: list[int] = []  # where events end that were parsed and held content
+    begin = _parse(whole, 0, reading, spoken, until_framed=True)
+    if begin is None or reading.frame is None:
+        content = PerMark(_placed(spoken, [0] * len(raw.reads), raw))
+        return None if begin is None else Count(reading, content, len(spoken), parsed=True)
     tail = reading.frame[1] + b"\n\n"
     counts = [read.count(tail) for read in raw.reads]
-    parsed = _ends(raw.whole, tail, begin)
-    for end in parsed:
-        counts[bisect_right(ends, end - 1)] -= 1
-    last = _last(raw.whole, raw.whole.rfind(tail) + len(tail), reading)
-    if last is None:
+    parsed = _ends(whole, tail, begin)
+    last = whole.rfind(tail) + len(tail)
+    if _parse(whole, last, reading, spoken, until_framed=False) is None:
         return None
-    for end in (*spoken, *last):
-        counts[bisect_right(ends, end - 1)] += 1
+    _placed(parsed, _placed(spoken, counts, raw), raw, by=-1)
     total = sum(counts)
     if total != count(reading.usage.get("completion_tokens")):
-        total = raw.whole.count(tail) - len(parsed) + len(spoken) + len(last)
+        total = whole.count(tail) - len(parsed) + len(spoken)
     return Count(reading, PerMark(counts), total)
 
 
-def _head(whole: bytes, reading: Reading) -> tuple[int, list[int]] | None:
-    """Parse up to the first chunk that shows how chunks are framed.
+def _placed(ends: list[int], counts: list[int], raw: Raw, by: int = 1) -> list[int]:
+    """`counts` with `by` added at the read of each place."""
+    if ends:
+        arrived = list(accumulate(map(len, raw.reads)))
+        for end in ends:
+            counts[bisect_right(arrived, end - 1)] += by
+    return counts
 
-    Returns where that one begins, and where those before it that held content end.
+
+def _parse(
+    whole: bytes, at: int, reading: Reading, spoken: list[int], *, until_framed: bool
+) -> int | None:
+    """Take the events from `at` on; None when these are not what can be counted.
+
+    Returns where the chunk begins that showed how chunks are framed (which is not added to
+    `spoken`, as it is counted), or where the stream ended.
     """
-    at = 0
-    spoken: list[int] = []
-    for _ in range(HEAD_EVENTS):
+    for _ in range(EVENTS):
         if (found := _event(whole, at)) is None:
-            return None
+            return None if whole[at:].strip(_FRAMING) else at
         data, end = found
+        if data == b"[DONE]":
+            return end
         before = len(reading.content)
         reading.take(Event(data, 0))
         if reading.failed:
             return None
-        if reading.frame is not None:
-            return at, spoken
+        if until_framed and reading.frame is not None:
+            return at
         spoken += [end] * (len(reading.content) - before)
         at = end
     return None
@@ -90,23 +102,6 @@ def _ends(whole: bytes, tail: bytes, stop: int) -> list[int]:
         found.append(at)
         at = whole.find(tail, at, stop)
     return found
-
-
-def _last(whole: bytes, at: int, reading: Reading) -> list[int] | None:
-    """Parse all events from `at` on; where those that held content end."""
-    spoken: list[int] = []
-    for _ in range(LAST_EVENTS):
-        if (found := _event(whole, at)) is None:
-            return None if whole[at:].strip(_FRAMING) else spoken
-        data, at = found
-        if data == b"[DONE]":
-            return spoken
-        before = len(reading.content)
-        reading.take(Event(data, 0))
-        if reading.failed:
-            return None
-        spoken += [at] * (len(reading.content) - before)
-    return None
 
 
 def _event(whole: bytes, at: int) -> tuple[bytes, int] | None:

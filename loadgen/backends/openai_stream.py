@@ -159,6 +159,8 @@ def _speaks(choice: dict[str, Any]) -> bool:
 def _server_facts(reading: Reading) -> ServerFacts | None:
     """What vLLM's `metrics` or llama-server's `timings` and usage say, in seconds and tokens."""
     metrics, timings = reading.metrics, reading.timings
+    if not (metrics or timings or reading.usage.get("prompt_tokens_details")):
+        return None
     queue, ttft = (_seconds(metrics.get(k)) for k in ("queue_time_ms", "time_to_first_token_ms"))
     prefill = _seconds(timings.get("prompt_ms"))
     if ttft is not None and queue is not None:

@@ -19,7 +19,7 @@ KEPT_BUDGET = 128 * 1024  # bytes kept of one event stream
 BODY_BUDGET = 64 * 2**20  # bytes of one body, kept or not
 MANY_READS = 2000  # from which tiny reads are decoded as they come
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
-_STREAMS = ("text/event-stream", "application/x-ndjson")
+_STREAMS = ("text/event-stream", "application/x-ndjson", None)
 
 
 class Answer:
@@ -51,7 +51,7 @@ class Answer:
             return 0
         assert self.head is not None
         if self.head.chunked and self._chunks is None and self._waits():
-            return self._kept - sum(map(len, self.reads))
+            return 0 if self.done else self._kept - sum(map(len, self.reads))
         if not self.done:
             self._take_reads()
         return self._room()
@@ -70,7 +70,7 @@ class Answer:
         """What came. An answer that is not complete is decoded as far as it goes."""
         if self.head is None:
             return WireResponse()
-        response = WireResponse(self.head.status, dict(self.head.headers), self.reads)
+        response = WireResponse(self.head.status, self.head.headers, self.reads)
         if self._raw is not None:
             response.raw, response.reads = self._raw, Decoded(self.reads)
         else:
@@ -83,23 +83,22 @@ class Answer:
         return response
 
     def _take_head(self) -> bool:
-        data = b"".join(self.reads)
+        reads = self.reads
+        data = reads[0] if len(reads) == 1 else b"".join(reads)
         at = 0
         while self.head is None:
-            stop = find_head(data[at:])
+            stop = find_head(data, at)
             if stop is None:
                 return False
-            head = read_head(data[at : at + stop])
-            at += stop
+            head = read_head(data[at:stop])
+            at = stop
             if head.status == 101:
                 raise not_http("a switch of protocols nobody asked for")
             if head.status >= 200:
                 self.head = head
-        self.reads[:] = [b""] * len(self.reads)
-        self.reads[-1] = data[at:]
-        kind = _folded(self.head).get("content-type", "text/event-stream")
-        if (kind := kind.partition(";")[0].strip().lower()) in _STREAMS:
-            self._keep = Keep(self._kept, by_line=kind != _STREAMS[0])
+        for number in range(len(reads) - 1):
+            reads[number] = b""
+        reads[-1] = data[at:]
         return True
 
     def _waits(self) -> bool:
@@ -108,7 +107,7 @@ class Answer:
         if len(end) < len(_LAST_CHUNK):
             end = b"".join(self.reads[-len(_LAST_CHUNK) :])
         if end.endswith(_LAST_CHUNK) or end == _LAST_CHUNK[2:]:
-            whole = b"".join(self.reads)
+            whole = self.reads[0] if len(self.reads) == 1 else b"".join(self.reads)
             if chunks_are_whole(whole) and len(whole) <= self._body_budget:
                 self._raw = Raw(whole, self.reads)
                 self.done = True
@@ -133,7 +132,9 @@ class Answer:
         surplus = self._ends()
         if self.done:
             self.reusable = self.head.keeps and not surplus
-        elif self._keep is not None and self._size > self._kept:
+        elif self._size > self._kept and self.head.kind in _STREAMS:
+            if self._keep is None:
+                self._keep = Keep(self._kept, by_line=self.head.kind == _STREAMS[1])
             self._keep.thin(self.reads)
 
     def _ends(self) -> bool:
@@ -178,7 +179,3 @@ class Decoded(Sequence[bytes]):
             chunks = Chunks()
             self._body = [chunks.feed(read) for read in self._raw]
         return self._body[index]
-
-
-def _folded(head: Head) -> dict[str, str]:
-    return {name.lower(): value for name, value in head.headers.items()}

@@ -18,6 +18,8 @@ from loadgen.wire.connection import Connection
 from loadgen.wire.pool import Pool, Sweep
 from loadgen.wire.stamps import StampStats, shift
 
+HEADS_KEPT = 64
+
 
 class WireClient:
     """Exchanges with one server. Instances live inside one event loop.
@@ -42,6 +44,7 @@ class WireClient:
         self._headers = {"Host": _authority(address), "Accept": "*/*", **headers}
         self._pool = Pool(Connector(address, tls=tls, proxy=proxy), stamps)
         self._sweep = Sweep(_expire)
+        self._heads: dict[tuple[str, str, tuple[tuple[str, str], ...]], bytes] = {}
         self._clock: Callable[[], float] | None = None
         self._shift = 0.0
 
@@ -52,16 +55,25 @@ class WireClient:
 
     def render(self, wire: WireRequest, method: str = "POST") -> bytes:
         """The bytes of one request; ValueError for a header that no request can carry."""
-        given = {name.lower() for name in wire.headers}
-        fields = {n: v for n, v in self._headers.items() if n.lower() not in given}
-        if method == "POST":
-            fields = {"Content-Type": "application/json", **fields}
-            fields["Content-Length"] = str(len(wire.body))
+        key = method, wire.path, tuple(wire.headers.items())
+        head = self._heads.get(key)
+        if head is None:
+            head = self._heads[key] = self._head(wire, method)
+        return b"%b%d\r\n\r\n%b" % (head, len(wire.body), wire.body)
+
+    def _head(self, wire: WireRequest, method: str) -> bytes:
+        """All of a request's head but the length of its body."""
+        if len(self._heads) >= HEADS_KEPT:
+            self._heads.clear()
+        fields = {"Content-Type": "application/json"} if wire.body else {}
+        for name, value in {**self._headers, **wire.headers}.items():
+            fields = {n: v for n, v in fields.items() if n.lower() != name.lower()}
+            fields[name] = value
         lines = [f"{method} {self._prefix}{wire.path} HTTP/1.1"]
-        lines += [f"{name}: {value}" for name, value in {**fields, **wire.headers}.items()]
+        lines += [f"{name}: {value}" for name, value in fields.items()]
         if any(set("\r\n\0") & set(line) for line in lines):
             raise ValueError("a header must be one line")
-        return "\r\n".join([*lines, "", ""]).encode("latin-1") + wire.body
+        return "\r\n".join([*lines, "Content-Length: "]).encode("latin-1")
 
     async def warm(self, count: int) -> None:
         """Connect beforehand; BackendError(`unreachable`)."""

@@ -33,6 +33,7 @@ class Head:
     chunked: bool
     length: int | None
     keeps: bool  # the connection may carry another exchange
+    kind: str | None  # media type
 
 
 def not_http(reason: str) -> BackendError:
@@ -40,12 +41,12 @@ def not_http(reason: str) -> BackendError:
     return BackendError("bad_stream", f"not HTTP: {reason}")
 
 
-def find_head(data: bytes) -> int | None:
-    """Offset after the first head in `data`, None while it is incomplete."""
-    if not b"HTTP/1.".startswith(data[:7]):
+def find_head(data: bytes, at: int = 0) -> int | None:
+    """Offset after the head that begins at `at`, None while it is incomplete."""
+    if not b"HTTP/1.".startswith(data[at : at + 7]):
         raise not_http("the answer does not begin with HTTP/1")
-    stop = data.find(b"\r\n\r\n", 0, HEAD_BUDGET)
-    if stop < 0 and len(data) >= HEAD_BUDGET:
+    stop = data.find(b"\r\n\r\n", at, at + HEAD_BUDGET)
+    if stop < 0 and len(data) - at >= HEAD_BUDGET:
         raise not_http(f"the head is over {HEAD_BUDGET} bytes")
     return None if stop < 0 else stop + 4
 
@@ -83,6 +84,9 @@ def _parse(head: bytes) -> Head:
         chunked=coding is not None and not bodiless,
         length=0 if bodiless else _length(length),
         keeps="close" not in options and (line[1] == b"1" or "keep-alive" in options),
+        kind=folded["content-type"].partition(";")[0].strip().lower()
+        if "content-type" in folded
+        else None,
     )
 
 
