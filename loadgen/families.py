@@ -133,7 +133,6 @@ def _describe_ollama(target: Target, documents: Sequence[Any], num_ctx: int | No
     size, on_gpu = count(running.get("size")), count(running.get("size_vram")) or 0
     notes = {
         "trained_context_length": trained,
-        "loaded_before": bool(running) if isinstance(ps, dict) else None,
         "gpu_share": on_gpu / size if size else None,
     }
     return replace(
@@ -156,8 +155,7 @@ def _describe_llama_server(target: Target, documents: Sequence[Any]) -> Target:
     _only_these(target)
     props = documents[0]
     context = count(mapping(_props(props, "default_generation_settings")).get("n_ctx"))
-    awake = _awake(props, target.model)
-    notes = {"slots": count(_props(props, "total_slots")), "loaded_before": awake}
+    notes = {"slots": count(_props(props, "total_slots"))}
     return replace(
         target,
         context_length=target.context_length if context is None else context,

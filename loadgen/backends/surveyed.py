@@ -50,11 +50,12 @@ class Surveyed(ServerBackend):
         try:
             self._served = target.model
             target = await self.examined(target)
-            await self.loaded()
+            loaded = await self.loaded()
         except BaseException:
             await self.close()
             raise
-        return target
+        noted = {} if loaded is None else {"loaded_before": loaded}
+        return replace(target, notes={**target.notes, **noted})
 
     async def examined(self, target: Target) -> Target:
         """`target` with what the pages say now; TargetError when they contradict it."""

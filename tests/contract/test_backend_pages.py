@@ -324,3 +324,14 @@ def test_keep_alive_goes_out_as_ollama_reads_it(given, sent):
     config = config_of("ollama", "http://x:1", backend={"keep_alive": given})
 
     assert config.backend.keep_alive == sent
+
+
+@pytest.mark.asyncio
+async def test_what_was_in_memory_before_is_not_forgotten_when_the_pages_are_read_again():
+    async with opened("ollama", ollama(loaded=False)) as (backend, target):
+        await perform(backend)
+        again = await backend.examined(target)
+
+    assert target.context_length is None
+    assert again.context_length == 2048
+    assert again.notes["loaded_before"] is False

@@ -59,7 +59,6 @@ def test_a_model_at_work_runs_with_the_context_of_its_runner():
     assert found.context_length == 4096
     assert found.notes == {
         "trained_context_length": 32_768,
-        "loaded_before": True,
         "gpu_share": 0.75,
     }
 
@@ -120,7 +119,7 @@ def test_llama_server_says_context_per_slot_build_and_sleep():
     found = llama_server().describe(target, (PROPS,))
 
     assert (found.context_length, found.quantization) == (1024, "F16")
-    assert found.notes == {"slots": 4, "loaded_before": True}
+    assert found.notes == {"slots": 4}
     assert llama_server().survey.version(PROPS) == "b1-0c1e570"
     assert llama_server().describe(target, (None,)) == target
 
