@@ -43,6 +43,10 @@ class Pace(Protocol):
         """Whether the queue takes nobody more."""
         ...
 
+    def facts(self) -> dict[str, float]:
+        """What it says of itself in the log."""
+        ...
+
     def take(self, visit: Visit, ask: Ask, gone: Callable[[], bool]) -> Turn:
         """A place in the queue; `gone` tells that the client hung up."""
         ...
@@ -68,6 +72,9 @@ class Scripted:
     def full(self, ask: Ask) -> bool:  # noqa: ARG002 - the seam's
         limit = self._script.queue_limit
         return limit is not None and self._slots.full and self._slots.waiting >= limit
+
+    def facts(self) -> dict[str, float]:
+        return {}
 
     def take(self, visit: Visit, ask: Ask, gone: Callable[[], bool]) -> ScriptedTurn:
         first, last = self._script.service(visit.index, ask.output)
@@ -119,7 +126,7 @@ class Stepped:
 
     def __init__(self, model: StepModel, runner: str = "", *, loading_only: bool = False) -> None:
         self.steps = Steps(model, runner, asyncio.get_running_loop().time())
-        self.lag = 0.0  # seconds the latest token was late
+        self.lag = 0.0  # the longest any tokens left late, seconds
         self._loading_only = loading_only
         self._wake = asyncio.Event()
 
@@ -146,6 +153,13 @@ class Stepped:
         if self._loading_only and self.steps.is_ready(ask.runner, self.now()):
             return False
         return self.steps.full()
+
+    def facts(self) -> dict[str, float]:
+        return {
+            "steps": self.steps.steps,
+            "loads": self.steps.loads,
+            "lag_seconds_max": self.lag,
+        }
 
     def take(self, visit: Visit, ask: Ask, gone: Callable[[], bool]) -> SteppedTurn:
         keep = self.steps.model.idle_seconds if ask.keep_alive is None else ask.keep_alive

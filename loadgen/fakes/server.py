@@ -60,7 +60,7 @@ class Server(Listener):
         if self.front.generates(call):
             await self._generate(line, call)
         elif call.method == "GET" and call.path == "/fake/log":
-            await self._reply(line, reply(200, self.log.to_json()))
+            await self._reply(line, reply(200, {**self.log.to_json(), **self.pace.facts()}))
         else:
             found = self.front.page(call, self.pace)
             await self._reply(line, found or reply(404, {"detail": "Not Found"}))

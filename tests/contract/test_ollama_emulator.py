@@ -49,7 +49,7 @@ async def test_a_stream_and_its_counters():
     assert last.eval_duration == pytest.approx(3 * 2e6, abs=1e3)
     assert last.prompt_eval_duration == pytest.approx(2e6 + 6 * 5e5, abs=1e3)
     assert last.total_duration == pytest.approx(1e9 * (visit.last - visit.arrival), abs=1)
-    assert 0 < last.load_duration < 5e6
+    assert 0 < last.load_duration < 5e8
     assert len(last.context) == 10
 
 
@@ -114,9 +114,9 @@ async def test_a_cold_model_shows_its_load_once():
         again = (await stream(api))[-1]
 
     assert cold.load_duration >= 2e8
-    assert warm.load_duration < 5e7
+    assert warm.load_duration < 1e8
     assert (gone.done_reason, back.done_reason) == ("unload", "load")
-    assert again.load_duration < 5e7
+    assert again.load_duration < 1e8
     assert server.pace.steps.loads == 2
 
 
@@ -184,7 +184,7 @@ async def test_failures_are_the_clients_own_errors():
 
 @pytest.mark.asyncio
 async def test_only_a_load_has_a_bounded_queue():
-    cold = StepModel(step_seconds=0.002, slots=1, queue_limit=1, load_seconds=0.2, loaded=False)
+    cold = StepModel(step_seconds=0.002, slots=1, queue_limit=1, load_seconds=0.5, loaded=False)
     async with serving(cold) as server, ollama.AsyncClient(server.url) as api:
         first = await asyncio.gather(*(stream(api) for _ in range(4)), return_exceptions=True)
         then = await asyncio.gather(*(stream(api) for _ in range(4)), return_exceptions=True)

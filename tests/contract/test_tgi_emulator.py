@@ -105,7 +105,7 @@ async def test_errors_are_events_inside_a_200():
 
 @pytest.mark.asyncio
 async def test_a_full_house_is_overloaded():
-    model = StepModel(step_seconds=0.01, slots=1, queue_limit=1)
+    model = StepModel(step_seconds=0.1, slots=1, queue_limit=1)
     async with serving(model) as server, AsyncInferenceClient(server.url) as api:
         answers = await asyncio.gather(*(stream(api) for _ in range(5)), return_exceptions=True)
         refused = await asyncio.to_thread(_info, server.url)

@@ -73,7 +73,7 @@ async def test_a_prompt_over_the_context_is_refused():
 
 @pytest.mark.asyncio
 async def test_a_full_queue_refuses_with_503():
-    model = StepModel(step_seconds=0.01, slots=1, queue_limit=1)
+    model = StepModel(step_seconds=0.1, slots=1, queue_limit=1)
     async with serving(model) as server, client(server) as api:
         answers = await asyncio.gather(*(stream(api) for _ in range(5)), return_exceptions=True)
 

@@ -42,7 +42,8 @@ def test_every_protocol_serves_and_keeps_its_log(serve, log_of, protocol):
     path, asked = PROTOCOLS[protocol]
     process, url = serve(protocol, "--step-seconds", "0.002", "--sequence-seconds", "0.001")
     post(url + path, asked)
-    (request,) = log_of(url)["requests"]
+    log = log_of(url)
+    (request,) = log["requests"]
     process.send_signal(signal.SIGTERM)
 
     assert process.wait(10) == 143
@@ -50,6 +51,8 @@ def test_every_protocol_serves_and_keeps_its_log(serve, log_of, protocol):
     assert request["last"] - request["first"] == pytest.approx(2 * 0.003)
     assert request["arrival"] <= request["start"] < request["first"]
     assert request["end"] == request["last"]
+    assert (log["steps"], log["loads"]) == (3, 0)
+    assert log["lag_seconds_max"] >= 0
 
 
 def test_ctrl_c_ends_it_with_130_even_in_mid_stream(serve):

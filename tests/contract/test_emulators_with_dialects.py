@@ -1,0 +1,169 @@
+"""Every emulator driven by this project's own backends: counts, times and outcomes agree."""
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+
+from loadgen.backends import BACKENDS
+from loadgen.backends.base import Request
+from loadgen.config import RunConfig
+from loadgen.fakes.emulator import PROTOCOLS, Served, emulator
+from loadgen.fakes.script import Script
+from loadgen.fakes.steps import StepModel
+from loadgen.stopwatch import Ids, Stopwatch, record
+
+pytestmark = pytest.mark.asyncio
+ASK = Request(prompt="bada bade badi bado badu", output_tokens=6)
+FAST = StepModel(step_seconds=0.004, prefill_token_seconds=0.001)
+ROUTES = [
+    ("openai", "completions"), ("openai", "chat"), ("vllm", "completions"), ("vllm", "chat"),
+    ("ollama", "generate"), ("ollama", "chat"), ("tgi", None),
+    ("llama-server", "native"), ("llama-server", "completions"), ("llama-server", "chat"),
+]  # fmt: skip
+every_route = pytest.mark.parametrize(("protocol", "endpoint"), ROUTES)
+every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
+
+
+@asynccontextmanager
+async def serving(protocol, endpoint=None, model=FAST, script=None, **served):
+    """An emulator, and the backend of that name after it has opened it."""
+    async with emulator(protocol, model, Served(**served), script) as server:
+        settings = {"kind": protocol, "base_url": server.url}
+        if endpoint is not None:
+            settings["endpoint"] = endpoint
+        config = RunConfig.model_validate({"backend": settings})
+        backend = BACKENDS[protocol].build(config)
+        await backend.open()
+        try:
+            yield server, backend
+        finally:
+            await backend.close()
+
+
+async def perform(backend, timeout=20.0, request=ASK):
+    """One exchange's record."""
+    watch = Stopwatch(time.monotonic, due=time.monotonic())
+    facts = await backend.perform(request, watch, timeout)
+    return record(watch, facts, Ids("r", 0, 1, 0, 0), "measured", time.monotonic())
+
+
+@every_route
+async def test_counts_and_instants_are_the_servers(protocol, endpoint):
+    async with serving(protocol, endpoint) as (server, backend):
+        got = await perform(backend)
+
+    (visit,) = server.log.visits
+    assert (got.outcome, got.finish_reason) == ("ok", "length")
+    assert (got.prompt_tokens, got.output_tokens) == (visit.prompt_tokens, visit.output_tokens)
+    assert got.output_tokens == 6
+    # Nothing is received before it is made; and the server made it when its law says.
+    assert visit.first <= got.first_token
+    assert visit.last <= got.last_token
+    prefill = 0.004 + 0.001 * visit.prompt_tokens
+    assert visit.first - visit.start == pytest.approx(prefill)
+    assert visit.last - visit.first == pytest.approx(5 * 0.004)
+
+
+@every_protocol
+async def test_an_early_stop(protocol):
+    async with serving(protocol, stop_after=3) as (server, backend):
+        got = await perform(backend)
+
+    exact = protocol in ("vllm", "llama-server")  # these can be told to go on
+    assert got.outcome == "ok"
+    assert got.finish_reason == ("length" if exact else "stop")
+    assert got.output_tokens == server.log.visits[-1].output_tokens == (6 if exact else 3)
+
+
+@pytest.mark.parametrize("protocol", ["ollama", "llama-server"])
+async def test_what_the_server_reports_of_its_time(protocol):
+    async with serving(protocol) as (server, backend):
+        got = await perform(backend)
+
+    (visit,) = server.log.visits
+    assert got.server.prefill == pytest.approx(visit.first - visit.start, abs=1e-6)
+    assert got.server.decode == pytest.approx(visit.last - visit.first, abs=1e-6)
+    assert got.server.load is None
+
+
+@pytest.mark.parametrize("protocol", ["ollama", "llama-server"])
+async def test_a_cold_start_is_known_by_evidence(protocol):
+    model = StepModel(step_seconds=0.004, load_seconds=0.3, loaded=False)
+    async with serving(protocol, model=model) as (_, backend):
+        cold, warm = await perform(backend), await perform(backend)
+
+    assert 0.29 <= cold.server.load < 3
+    assert warm.server.load is None
+
+
+@every_protocol
+@pytest.mark.parametrize(
+    ("failure", "outcomes"),
+    [
+        ("error_event", {"server_error"}),
+        ("cut", {"bad_stream"}),
+        ("reset", {"bad_stream"}),
+        ("not_json", {"bad_stream"}),
+        ("no_finish", {"truncated"}),
+        ("internal", {"server_error"}),
+        ("busy", {"rejected"}),
+        ("rate_limit", {"rejected"}),
+        ("html", {"bad_stream"}),
+        ("drop", {"bad_stream", "unreachable"}),
+    ],
+)
+async def test_failures_have_their_outcomes(protocol, failure, outcomes):
+    async with serving(protocol, script=Script(always=failure)) as (server, backend):
+        got = await perform(backend)
+
+    if (protocol, failure) == ("llama-server", "busy"):  # says 503 without inviting to retry
+        outcomes = {"server_error"}
+    assert got.outcome in outcomes
+    if failure not in ("busy", "rate_limit", "internal", "html", "drop", "no_finish"):
+        assert server.log.visits[-1].output_tokens == 3
+
+
+@every_protocol
+async def test_a_silent_server_is_timed_out(protocol):
+    async with serving(protocol, script=Script(always="stall")) as (_, backend):
+        got = await perform(backend, timeout=0.3)
+
+    assert got.outcome == "timed_out"
+
+
+@every_protocol
+async def test_a_batch_slows_everyone_by_the_law(protocol):
+    model = StepModel(step_seconds=0.04, sequence_seconds=0.01, slots=4)
+    async with serving(protocol, model=model) as (server, backend):
+        records = await asyncio.gather(*(perform(backend) for _ in range(4)))
+
+    assert {one.outcome for one in records} == {"ok"}
+    spans = [visit.last - visit.first for visit in server.log.visits]
+    assert max(spans) > 5 * 0.05 + 0.009  # at least one step was shared
+    assert max(spans) <= 5 * 0.08 + 1e-9
+    assert min(spans) >= 5 * 0.05 - 1e-9
+
+
+@pytest.mark.parametrize(
+    ("protocol", "outcome"), [("vllm", "rejected"), ("openai", "rejected"), ("tgi", "rejected")]
+)
+async def test_a_full_queue_is_a_rejection(protocol, outcome):
+    model = StepModel(step_seconds=0.05, slots=1, queue_limit=1)
+    async with serving(protocol, model=model) as (_, backend):
+        records = await asyncio.gather(*(perform(backend) for _ in range(5)))
+
+    assert sorted(one.outcome for one in records) == ["ok"] * 2 + [outcome] * 3
+
+
+@pytest.mark.parametrize("protocol", ["vllm", "llama-server", "ollama", "tgi"])
+async def test_what_the_preflight_finds(protocol):
+    async with emulator(protocol, FAST, Served(("tiny",), context=512)) as server:
+        config = RunConfig.model_validate({"backend": {"kind": protocol, "base_url": server.url}})
+        backend = BACKENDS[protocol].build(config)
+        target = await backend.open()
+        await backend.close()
+
+    assert target.model in ("tiny", "tiny:latest")
+    assert target.context_length == 512
