@@ -54,4 +54,7 @@ def _one_line(model: type[StrictModel], error: ValidationError, where: str) -> s
         known = sorted(model.model_fields)
         hint = nearest(path.split(".")[-1], known)
         return f"{prefix}unknown field '{path}'{hint} (allowed: {', '.join(known)})"
+    if first["type"] == "value_error":  # raised by a check of ours, and a whole sentence
+        text = str(first["ctx"]["error"])
+        return prefix + (text if not path or text.startswith(path) else f"{path}: {text}")
     return f"{prefix}{path}: {first['msg']}, given {first['input']!r}"

@@ -119,7 +119,10 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True)
 class StageKey:
-    """One cell of a run: what distinguishes its load from that of every other stage."""
+    """One cell of a run: what distinguishes its load from that of every other stage.
+
+    An open loop has 0 agents and a `request_rate`, in requests/s on average.
+    """
 
     backend: str
     model: str
@@ -128,6 +131,14 @@ class StageKey:
     output_tokens: int
     batch_size: int = 1
     repeat: int = 0
+    request_rate: float | None = None
+
+    @property
+    def level(self) -> str:
+        """The load as a reader says it: `8 agents`, `2.5 requests/s`."""
+        if self.request_rate is not None:
+            return f"{self.request_rate:g} requests/s"
+        return f"{self.agents} agents"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from loadgen.backends import BACKENDS
 from loadgen.backends.base import Backend, Request, Target
 from loadgen.backends.surveyed import Surveyed
 from loadgen.config import RunConfig
+from loadgen.lengths import fixed
 from loadgen.prompts import LEAST_TOKENS, PromptSource
 from loadgen.stopwatch import Facts, Stopwatch
 
@@ -102,7 +103,9 @@ async def _ask(backend: Backend, request: Request, timeout: float) -> Facts:
 
 
 def _request(backend: Backend, config: RunConfig, tokens: int, salt: int) -> Request:
-    source = PromptSource(config.seed, tokens, OUTPUT_TOKENS, salt, backend.tokenizer())
+    source = PromptSource(
+        config.seed, fixed(tokens), fixed(OUTPUT_TOKENS), salt, backend.tokenizer()
+    )
     return source.request(0, 0, 0)
 
 

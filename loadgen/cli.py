@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from contract.commandline import VERSION, Parser, run
-from loadgen import export_command, run_command, serve_command
+from loadgen import export_command, flags, run_command, serve_command
 
 
 def build_parser() -> Parser:
@@ -29,7 +29,7 @@ def build_parser() -> Parser:
 def _add_check(subparsers: argparse._SubParsersAction[Parser]) -> None:
     check = subparsers.add_parser("check", help="is the server there, and what does it serve")
     check.set_defaults(command=check_command)
-    run_command.add_target_flags(check)
+    flags.add_target_flags(check)
     check.add_argument("--json", action="store_true")
 
 

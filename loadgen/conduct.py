@@ -22,12 +22,14 @@ from contract.records import Manifest, RequestRecord, RunStatus
 from contract.rundir import RunWriter
 from loadgen.backends.base import Backend, Target
 from loadgen.config import RunConfig
-from loadgen.engine import StagePlan, StageRun
+from loadgen.engine import Source, StagePlan, StageRun
 from loadgen.facts import manifest_of
+from loadgen.goodput import parse_goodput
 from loadgen.observe import Observer
-from loadgen.prompts import PromptSource
 from loadgen.stages import plans, stage_of
 from loadgen.summary import run_summary, stage_summary
+from loadgen.tally import Tally
+from loadgen.workload import source_of
 
 SAMPLING = 0.2  # seconds between readings of in-flight and loop lag for the view
 
@@ -52,6 +54,7 @@ class Conduct:
     summaries: list[dict[str, Any]] = field(default_factory=list)
     interrupted: int | None = None  # the signal that ended the run early
     path: Path | None = None
+    _source: Source = field(init=False)
     _writer: RunWriter = field(init=False)
     _observer: Observer = field(init=False)
     _server: MetricsServer = field(init=False)
@@ -85,6 +88,8 @@ class Conduct:
     def _begin(self, target: Target, instruments: Instruments) -> None:
         self._epoch = time.monotonic()
         manifest = manifest_of(self.config, self.backend.name, target, time.time())
+        salt = zlib.crc32(manifest.run.encode())
+        self._source = source_of(self.config, salt, self.backend.tokenizer())
         self._writer = RunWriter(Path(self.config.output_dir), manifest)
         self._observer = Observer(instruments, manifest)
         self.path = self._writer.path
@@ -102,9 +107,8 @@ class Conduct:
         status: RunStatus = "partial"
         note = "the process ended early"
         try:
-            prompts = self._prompts()
             for plan in plans(self.config, self.backend.name, target.model):
-                await self._stage(plan, prompts)
+                await self._stage(plan)
                 if self.interrupted is not None:
                     note = f"interrupted by {signal.Signals(self.interrupted).name}"
                     break
@@ -123,28 +127,20 @@ class Conduct:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
 
-    def _prompts(self) -> PromptSource:
-        return PromptSource(
-            seed=self.config.seed,
-            input_tokens=self.config.isl,
-            output_tokens=self.config.osl,
-            salt=zlib.crc32(self.manifest.run.encode()),
-            tokenizer=self.backend.tokenizer(),
-        )
-
-    async def _stage(self, plan: StagePlan, prompts: PromptSource) -> None:
+    async def _stage(self, plan: StagePlan) -> None:
         stage = StageRun(
             run=self.manifest.run,
             plan=plan,
             backend=self.backend,
-            source=prompts,
+            source=self._source,
             clock=self.clock,
             emit=self._emit,
             origin=self._epoch,
+            tally=Tally(parse_goodput(self.config.goodput) if self.config.goodput else None),
             opened=lambda start: self._observer.opened(plan.number, plan.key, start),
         )
         self.progress.stage, self.progress.number = stage, plan.number
-        self.said(f"stage {plan.number} of {self.progress.stages}: agents {plan.key.agents}")
+        self.said(f"stage {plan.number} of {self.progress.stages}: {plan.key.level}")
         driving = asyncio.create_task(stage.drive())
         try:
             await driving

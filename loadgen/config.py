@@ -8,27 +8,19 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from contract.config import StrictModel
 from contract.errors import ConfigError
 from loadgen.backend_settings import CUSTOMARY, HfSettings, OllamaSettings, Settings
-from loadgen.prompts import LEAST_TOKENS
+from loadgen.lengths import parse_lengths
+from loadgen.load_settings import LoadSettings, PromptSettings, Seconds
 from loadgen.ranges import parse_levels
 
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
-
-class RunConfig(StrictModel):
-    """One run: every level of `agents` is a stage, `repeats` times over."""
+class RunConfig(PromptSettings, LoadSettings):
+    """One run: every level of `agents` (or every rate) is a stage, `repeats` times over."""
 
     backend: Settings = HfSettings()
     model: str | None = None
     agents: tuple[int, ...] = (1, 2, 4, 8)
-    isl: Annotated[int, Field(ge=LEAST_TOKENS, le=10_000_000)]
-    osl: Annotated[int, Field(ge=1, le=10_000_000)]
-    duration: Seconds | None = None
-    request_count: Count | None = None
-    warmup_requests: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     repeats: Annotated[int, Field(ge=1, le=1000)] = 1
     timeout: Seconds = 120.0
     grace_period: Annotated[float, Field(ge=0, le=86_400)] = 30.0
@@ -48,7 +40,9 @@ class RunConfig(StrictModel):
         kind = backend.get("kind", "hf") if isinstance(backend, dict) else "hf"
         seconds, isl, osl = CUSTOMARY.get(kind, CUSTOMARY["hf"])
         filled = {"isl": isl, "osl": osl, **document}
-        if filled.get("duration") is None and filled.get("request_count") is None:
+        ends_itself = filled.get("trace") is not None or filled.get("rate_stages") is not None
+        stops = (filled.get("duration"), filled.get("request_count"))
+        if stops == (None, None) and not ends_itself:
             filled["duration"] = seconds
         return filled
 
@@ -70,16 +64,11 @@ class RunConfig(StrictModel):
         return levels
 
     @model_validator(mode="after")
-    def _one_stop(self) -> RunConfig:
-        if self.duration is not None and self.request_count is not None:
-            raise ValueError("duration and request_count exclude each other, give one of them")
-        return self
-
-    @model_validator(mode="after")
     def _fits_the_context(self) -> RunConfig:
         """What does not fit is refused or cut by the server, or its context shifts."""
         context = self.backend.num_ctx if isinstance(self.backend, OllamaSettings) else None
-        if context is not None and self.isl + self.osl > context:
+        longest = parse_lengths(self.isl).most + parse_lengths(self.osl).most
+        if context is not None and longest > context:
             raise ValueError(
                 f"isl {self.isl} + osl {self.osl} do not fit into num_ctx {context}; "
                 "shorten them or raise num_ctx"

@@ -31,6 +31,9 @@ class SharedPrefix:
         return _words(self.tokens, seed, "prefix", number % self.groups)
 
 
+NO_PREFIX = SharedPrefix()
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One question of a conversation.
@@ -61,7 +64,7 @@ class Conversations:
     following: Lengths
     replies: Lengths
     think: ThinkTime = NO_PAUSE
-    prefix: SharedPrefix = SharedPrefix()
+    prefix: SharedPrefix = NO_PREFIX
     seed: int = 0
     salt: int = 0
 

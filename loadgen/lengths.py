@@ -78,6 +78,11 @@ class Lengths:
         return math.log(tokens / self.location) / self.scale
 
 
+def fixed(tokens: int) -> Lengths:
+    """Always the same length."""
+    return Lengths("fixed", tokens, tokens)
+
+
 def parse_lengths(text: str, field: str = "--isl", least: int = 1) -> Lengths:
     """The law `text` names; ConfigError says what is allowed. No length is below `least`."""
     if match := _RANGE.fullmatch(text.strip()):

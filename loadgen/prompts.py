@@ -10,9 +10,11 @@ import random
 from dataclasses import dataclass
 
 from loadgen.backends.base import Request, Tokenizer
+from loadgen.conversations import NO_PREFIX, SALT_WORDS, SharedPrefix
+from loadgen.conversations import NONCE_WORDS as NUMBER_WORDS
+from loadgen.lengths import Lengths
 from loadgen.words import WORDS, nonce
 
-NUMBER_WORDS, SALT_WORDS = 3, 2
 LEAST_TOKENS = NUMBER_WORDS + SALT_WORDS
 ADJUSTMENTS = 8
 
@@ -21,24 +23,36 @@ ADJUSTMENTS = 8
 class PromptSource:
     """Makes the request of (stage, agent, seq); same ids, seed and salt, same request.
 
-    Without a tokenizer a word stands for a token, and the server's own count is the truth.
+    Without a tokenizer a word stands for a token, and the server's own count is the truth. A
+    shared prefix comes before the nonce, so that a prefix cache may answer it and no more.
     """
 
     seed: int
-    input_tokens: int
-    output_tokens: int
+    isl: Lengths
+    osl: Lengths
     salt: int = 0
     tokenizer: Tokenizer | None = None
+    prefix: SharedPrefix = NO_PREFIX
 
     def request(self, stage: int, agent: int, seq: int) -> Request:
-        number = _pair(_pair(stage, agent), seq)
+        number = numbered(stage, agent, seq)
+        tokens = self.isl.draw(self.seed, "isl", number)
+        words = self.prefix.words(self.seed, number) + self.unique(number)
         rng = random.Random(self.seed * 1_000_003 + number)
-        words = [*nonce(number, NUMBER_WORDS), *nonce(self.salt, SALT_WORDS)]
-        words += rng.choices(WORDS, k=max(0, self.input_tokens - len(words)))
-        text = " ".join(words[: self.input_tokens])
+        words += rng.choices(WORDS, k=max(0, tokens - len(words)))
+        text = " ".join(words[:tokens])
         if self.tokenizer is not None:
-            text = fit_to_budget(text, self.input_tokens, self.tokenizer)
-        return Request(prompt=text, output_tokens=self.output_tokens, seed=number % 2**31)
+            text = fit_to_budget(text, tokens, self.tokenizer)
+        return Request(text, self.osl.draw(self.seed, "osl", number), seed=number % 2**31)
+
+    def unique(self, number: int) -> list[str]:
+        """Five words that no other request of this or another run begins with."""
+        return [*nonce(number, NUMBER_WORDS), *nonce(self.salt, SALT_WORDS)]
+
+
+def numbered(stage: int, agent: int, seq: int) -> int:
+    """One number per request of a run."""
+    return _pair(_pair(stage, agent), seq)
 
 
 def fit_to_budget(text: str, budget: int, tokenizer: Tokenizer) -> str:

@@ -4,36 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from contract.records import Stage, StageKey
+from contract.records import Stage, StageKey, Verdict
 from contract.steady import mser5
 from loadgen.config import RunConfig
 from loadgen.engine import StagePlan, StageRun
-from loadgen.loops import Closed
+from loadgen.lengths import parse_lengths
+from loadgen.saturation import saturation_verdict
 from loadgen.verdicts import verdicts
+from loadgen.workload import loads
 
 
 def plans(config: RunConfig, backend: str, model: str) -> Iterator[StagePlan]:
     """The stages in order: all levels, then all levels again for every repeat."""
-    for number, key in enumerate(keys(config, backend, model), 1):
+    driven = [load for _, _, load in loads(config)] * config.repeats
+    for number, (key, load) in enumerate(zip(keys(config, backend, model), driven, strict=True), 1):
         warmup = config.warmup_requests
         yield StagePlan(
             number=number,
             key=key,
-            load=Closed(key.agents),
+            load=load,
             warmup=key.agents if warmup is None else warmup,
             seconds=config.duration,
             requests=config.request_count,
             timeout=config.timeout,
             grace=config.grace_period,
+            warmup_seconds=config.warmup_duration,
+            most_errors=config.most_errors,
         )
 
 
 def keys(config: RunConfig, backend: str, model: str) -> list[StageKey]:
     """The cells of the run in the order they will be driven."""
+    isl, osl = (round(parse_lengths(text).mean) for text in (config.isl, config.osl))
     return [
-        StageKey(backend, model, agents, config.isl, config.osl, repeat=repeat)
+        StageKey(backend, model, agents, isl, osl, repeat=repeat, request_rate=rate)
         for repeat in range(config.repeats)
-        for agents in config.agents
+        for agents, rate, _ in loads(config)
     ]
 
 
@@ -55,6 +61,15 @@ def stage_of(stage: StageRun, epoch_unix: float) -> Stage:
         steady_start=start + (end - start) * dropped / len(latencies) if latencies else start,
         outcomes={name: n for name, n in stage.tally.outcomes.items() if n},
         sent=stage.tally.sent,
-        verdicts=verdicts(stage.tally.evidence(stage.plan.key.agents, start, end)),
+        verdicts=_verdicts(stage),
         complete=stage.complete,
     )
+
+
+def _verdicts(stage: StageRun) -> list[Verdict]:
+    """The doubts about a stage; an open loop may have been saturated."""
+    start, end, tally = stage.start, stage.end, stage.tally
+    found = verdicts(tally.evidence(stage.plan.key.agents, start, end))
+    if stage.plan.key.request_rate is not None:
+        found.append(saturation_verdict(tally.dues, tally.endeds, start, end))
+    return found

@@ -8,6 +8,7 @@ from typing import Any
 from contract.records import Manifest, Stage
 from contract.steady import quantile
 from contract.text_table import render
+from loadgen.goodput import attainment
 from loadgen.tally import Tally
 
 DEFINITIONS = {
@@ -22,6 +23,8 @@ DEFINITIONS = {
     "tokens_per_chunk": "generated tokens / chunks with content",
     "send_lag": "sent - due, seconds: the generator's own lateness",
     "loop_lag": "how late the generator's event loop woke a 10 ms timer, seconds",
+    "goodput": "requests that met every objective / (end - start); failures count against the "
+    "share; itl is (last - first token) / (chunks - 1) per request",
     "in_flight": "time average over the window of requests between due and ended",
     "quantiles": "linear interpolation between order statistics of the pooled values",
 }
@@ -39,6 +42,8 @@ def stage_summary(stage: Stage, tally: Tally) -> dict[str, Any]:
     return {
         "stage": stage.stage,
         "agents": stage.key.agents,
+        "request_rate": stage.key.request_rate,
+        "level": stage.key.level,
         "repeat": stage.key.repeat,
         "complete": stage.complete,
         "good": stage.good,
@@ -51,6 +56,7 @@ def stage_summary(stage: Stage, tally: Tally) -> dict[str, Any]:
         "output_tokens_mean": tally.output_tokens / ok if ok else None,
         "tokens_per_chunk": tally.output_tokens / tally.chunks if tally.chunks else None,
         "in_flight": tally.in_flight(stage.start, stage.end),
+        "goodput": _goodput(tally, seconds),
         "ttft": _spread(tally.ttfts),
         "tpot": _spread(tally.tpots),
         "itl": _spread(tally.token_gaps),
@@ -62,6 +68,23 @@ def stage_summary(stage: Stage, tally: Tally) -> dict[str, Any]:
             {"name": v.name, "ok": v.ok, "checked": v.checked, "says": v.says}
             for v in stage.verdicts
         ],
+    }
+
+
+def _goodput(tally: Tally, seconds: float) -> dict[str, Any] | None:
+    """Requests per second that met the objectives, and their share with its 95 % interval."""
+    total = sum(tally.outcomes.values())
+    if tally.objectives is None or not total:
+        return None
+    seen = attainment(tally.met, total)
+    return {
+        "objectives": str(tally.objectives),
+        "met": seen.met,
+        "total": seen.total,
+        "share": seen.share,
+        "low": seen.low,
+        "high": seen.high,
+        "requests_per_second": tally.met / seconds if seconds > 0 else None,
     }
 
 
@@ -84,20 +107,26 @@ def table(stages: Sequence[dict[str, Any]]) -> str:
     rates = ["agents", "ok/total", "req/s", "tok/s", "in flight", "send lag", "loop lag", "verdict"]
     spreads = ["agents", "TTFT", "TPOT", "ITL", "e2e"]
     doubts = [
-        f"  agents {stage['agents']}: {verdict['name']}: {verdict['says']}"
+        f"  {stage['level']}: {verdict['name']}: {verdict['says']}"
         for stage in stages
         for verdict in stage["verdicts"]
         if verdict["checked"] and not verdict["ok"]
     ]
     outcomes = [
-        f"  agents {stage['agents']}: not ok: {named}"
+        f"  {stage['level']}: not ok: {named}"
         for stage in stages
         if (named := _not_ok(stage["outcomes"]))
+    ]
+    goodput = [
+        f"  {stage['level']}: goodput {_met(good)}"
+        for stage in stages
+        if (good := stage["goodput"])
     ]
     blocks = [
         render(rates, [_rates(stage) for stage in stages]),
         *outcomes,
         *doubts,
+        *goodput,
         "",
         "milliseconds, p50/p95/p99; the lags above are p99",
         render(spreads, [_spreads(stage) for stage in stages]),
@@ -105,8 +134,15 @@ def table(stages: Sequence[dict[str, Any]]) -> str:
     return "\n".join(blocks)
 
 
+def _met(good: dict[str, Any]) -> str:
+    share = f"{good['share']:.1%} of {good['total']} ({good['low']:.1%} to {good['high']:.1%})"
+    return f"{good['objectives']}: {_number(good['requests_per_second'])} requests/s, {share}"
+
+
 def _level(stage: dict[str, Any]) -> str:
-    return str(stage["agents"]) + (f" #{stage['repeat'] + 1}" if stage["repeat"] else "")
+    rate = stage["request_rate"]
+    level = str(stage["agents"]) if rate is None else f"{rate:.3g}/s"
+    return level + (f" #{stage['repeat'] + 1}" if stage["repeat"] else "")
 
 
 def _rates(stage: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from contract.records import RequestRecord
+from loadgen.goodput import Objectives
 from loadgen.verdicts import Evidence
 
 
@@ -22,6 +23,8 @@ class Tally:
     (due, ended) of every request of every phase, for the time average in flight.
     """
 
+    objectives: Objectives | None = None
+    met: int = 0  # measured requests that met all objectives
     outcomes: Counter[str] = field(default_factory=Counter)  # measured phase
     reasons: Counter[str] = field(default_factory=Counter)  # why not ok, any phase
     sent: int = 0
@@ -54,6 +57,7 @@ class Tally:
             return
         self.outcomes[record.outcome] += 1
         self.measured_stays.append(record.ended - record.due)
+        self.met += self.objectives is not None and self.objectives.met_by(record)
         if record.outcome == "ok":
             self._add_ok(record, client_tokens)
 

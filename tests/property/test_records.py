@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from contract.records import OUTCOMES, RequestRecord, StageKey
 from loadgen.engine import StagePlan, StageRun
+from loadgen.lengths import fixed
 from loadgen.loops import Closed
 from loadgen.prompts import PromptSource
 from loadgen.stopwatch import Facts
@@ -67,7 +68,9 @@ def test_records_are_ordered_and_sent_equals_the_sum_of_outcomes(
         load = Closed(agents)
         plan = StagePlan(1, key, load, warmup, **stop, timeout=9, grace=grace)
         clock = asyncio.get_running_loop().time
-        stage = StageRun("r", plan, backend, PromptSource(0, 8, 1), clock, records.append)
+        stage = StageRun(
+            "r", plan, backend, PromptSource(0, fixed(8), fixed(1)), clock, records.append
+        )
         await stage.drive()
         return stage, backend, records
 

@@ -8,6 +8,7 @@ import pytest
 from contract.errors import DataError
 from contract.records import StageKey
 from loadgen.engine import StagePlan, StageRun
+from loadgen.lengths import fixed
 from loadgen.loops import Closed, Open
 from loadgen.prompts import PromptSource
 from loadgen.stopwatch import Facts
@@ -52,7 +53,9 @@ def stage_of(agents, *, load=None, warmup=None, slots=1, service=0.1, outcome="o
         backend, records = Slots(slots, service, outcome), []
         warm = agents if warmup is None else warmup
         asked = plan_of(load or Closed(agents), agents, warm, **plan)
-        stage = StageRun("r", asked, backend, PromptSource(0, 8, 1), loop.time, records.append)
+        stage = StageRun(
+            "r", asked, backend, PromptSource(0, fixed(8), fixed(1)), loop.time, records.append
+        )
         driving = asyncio.ensure_future(stage.drive())
         if during is not None:
             await during(stage, driving)
@@ -162,7 +165,7 @@ def test_a_disk_that_takes_no_more_ends_the_stage_at_once(jump):
             written.append(record)
 
         plan = plan_of(Closed(4), 4, 4, seconds=60.0)
-        stage = StageRun("r", plan, backend, PromptSource(0, 8, 1), loop.time, emit)
+        stage = StageRun("r", plan, backend, PromptSource(0, fixed(8), fixed(1)), loop.time, emit)
         with pytest.raises(DataError, match="disk full"):
             await stage.drive()
         return stage, backend, written

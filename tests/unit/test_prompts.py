@@ -1,9 +1,10 @@
+from loadgen.lengths import fixed
 from loadgen.prompts import PromptSource, fit_to_budget
 from loadgen.words import WORDS, WordTokenizer, nonce
 
 
 def source(**changes):
-    return PromptSource(**{"seed": 0, "input_tokens": 32, "output_tokens": 8, **changes})
+    return PromptSource(**{"seed": 0, "isl": fixed(32), "osl": fixed(8), **changes})
 
 
 def test_every_prompt_has_exactly_the_budget_and_is_unique():

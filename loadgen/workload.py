@@ -1,0 +1,174 @@
+"""From a configuration to what drives a stage: its load, and the source of its requests."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from contract.errors import ConfigError
+from loadgen.arrivals import Arrivals, RateStage, trace_dues
+from loadgen.backends.base import Request, Tokenizer
+from loadgen.config import RunConfig
+from loadgen.conversations import Conversations, SharedPrefix, Turn, block_words, messages
+from loadgen.datasets import Sample, read_dataset
+from loadgen.engine import Load, Source
+from loadgen.lengths import Lengths, fixed, parse_lengths
+from loadgen.loops import Closed, Open
+from loadgen.prompts import LEAST_TOKENS, PromptSource, fit_to_budget, numbered
+from loadgen.think import NO_PAUSE, ThinkTime, parse_think
+from loadgen.traces import TraceRow, read_trace
+
+# A dataset is kept in memory: what lies beyond is left out, and said so in the manifest.
+MOST_SAMPLES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSource:
+    """The samples of a file in turn, each with a nonce of its own in front."""
+
+    samples: Sequence[Sample]
+    prompts: PromptSource
+
+    def request(self, stage: int, agent: int, seq: int) -> Request:
+        number = numbered(stage, agent, seq)
+        sample = self.samples[number % len(self.samples)]
+        words = [*self.prompts.prefix.words(self.prompts.seed, number)]
+        words += self.prompts.unique(number)
+        drawn = self.prompts.osl.draw(self.prompts.seed, "osl", number)
+        text = " ".join([*words, sample.prompt])
+        return Request(text, self._asked(sample) or drawn, seed=number % 2**31)
+
+    def _asked(self, sample: Sample) -> int | None:
+        tokenizer = self.prompts.tokenizer
+        if sample.output_tokens is not None or sample.reply is None or tokenizer is None:
+            return sample.output_tokens
+        return max(1, len(tokenizer.encode(sample.reply)))
+
+
+@dataclass(frozen=True, slots=True)
+class TraceSource:
+    """Request `seq` asks what row `seq` of a trace asked."""
+
+    rows: Sequence[TraceRow]
+    prompts: PromptSource
+
+    def request(self, stage: int, agent: int, seq: int) -> Request:
+        row = self.rows[seq]
+        tokens, reply = max(LEAST_TOKENS, row.input_tokens), max(1, row.output_tokens)
+        if not row.hash_ids:
+            shaped = replace(self.prompts, isl=fixed(tokens), osl=fixed(reply))
+            return shaped.request(stage, agent, seq)
+        number = numbered(stage, agent, seq)
+        text = " ".join(block_words(row.hash_ids, tokens, self.prompts.seed, number))
+        if self.prompts.tokenizer is not None:
+            text = fit_to_budget(text, tokens, self.prompts.tokenizer)
+        return Request(text, reply, seed=number % 2**31)
+
+
+@dataclass(slots=True)
+class ConversationSource:
+    """Each agent holds one conversation after the other; every turn sends all that was said.
+
+    The server's replies are stood in for by words of their planned length.
+    """
+
+    conversations: Conversations
+    _talks: dict[tuple[int, int], Iterator[tuple[Turn, ...]]] = field(default_factory=dict)
+
+    def request(self, stage: int, agent: int, seq: int) -> Request:
+        said = next(self._talks.setdefault((stage, agent), self._talk(stage, agent)))
+        replies = [self.conversations.stand_in(turn) for turn in said[:-1]]
+        text = " ".join(words for _, words in messages(said, replies))
+        return Request(text, said[-1].output_tokens, seed=numbered(stage, agent, seq) % 2**31)
+
+    def _talk(self, stage: int, agent: int) -> Iterator[tuple[Turn, ...]]:
+        """What was said up to each turn, conversation after conversation."""
+        for count in itertools.count():
+            turns = self.conversations.plan(numbered(stage, agent, count))
+            for number in range(1, len(turns) + 1):
+                yield turns[:number]
+
+
+def source_of(config: RunConfig, salt: int, tokenizer: Tokenizer | None) -> Source:
+    """Where the run's requests come from. ConfigError or DataError name a bad file."""
+    isl, osl = parse_lengths(config.isl, "--isl", LEAST_TOKENS), parse_lengths(config.osl, "--osl")
+    prefix = SharedPrefix(config.shared_prefix, config.prefix_groups)
+    if isl.least < prefix.tokens + LEAST_TOKENS:
+        raise ConfigError(
+            f"--isl: {config.isl} does not hold a shared prefix of {prefix.tokens} tokens and a "
+            f"nonce of {LEAST_TOKENS}, allowed: at least {prefix.tokens + LEAST_TOKENS}"
+        )
+    prompts = PromptSource(config.seed, isl, osl, salt, tokenizer, prefix)
+    turns = parse_lengths(config.turns, "--turns")
+    if config.trace is not None:
+        return TraceSource(trace_of(config), prompts)
+    if config.dataset is not None:
+        return DatasetSource(_samples(config.dataset, config.dataset_type), prompts)
+    if turns.most > 1:
+        return ConversationSource(_conversations(config, prompts, turns))
+    return prompts
+
+
+def loads(config: RunConfig) -> list[tuple[int, float | None, Load]]:
+    """Per stage: agents (0: an open loop), requests/s on average (None: a closed one), load."""
+    if not config.open:
+        think = _think(parse_think(config.think, "--think"), config.seed)
+        return [(agents, None, Closed(agents, think)) for agents in config.agents]
+    most = config.max_concurrency
+    if config.trace is not None:
+        instants = [row.at for row in trace_of(config)]
+        rate = len(instants) / instants[-1] if instants[-1] > 0 else float(len(instants))
+        return [(0, rate, Open(tuple(trace_dues(instants)), most))]
+    return [
+        (0, _mean_rate(schedule.stages), Open(Dues(schedule, config.seed), most))
+        for schedule in config.schedules()
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Dues:
+    """A schedule's instants, made afresh each time they are walked."""
+
+    schedule: Arrivals
+    seed: int
+
+    def __iter__(self) -> Iterator[float]:
+        return self.schedule.dues(self.seed)
+
+
+def trace_of(config: RunConfig) -> list[TraceRow]:
+    """The rows of the configured trace."""
+    assert config.trace is not None
+    path = Path(config.trace)
+    return read_trace(path, config.trace_type, config.trace_time_unit, config.trace_speed)
+
+
+def _think(law: ThinkTime, seed: int) -> Callable[[int, int], float] | None:
+    return None if law == NO_PAUSE else lambda agent, seq: law.draw(seed, agent, seq)
+
+
+def _samples(path: str, kind: str | None) -> list[Sample]:
+    return list(itertools.islice(read_dataset(Path(path), kind), MOST_SAMPLES))
+
+
+def _conversations(config: RunConfig, prompts: PromptSource, turns: Lengths) -> Conversations:
+    return Conversations(
+        turns=turns,
+        first=prompts.isl,
+        following=prompts.isl,
+        replies=prompts.osl,
+        prefix=prompts.prefix,
+        seed=config.seed,
+        salt=prompts.salt,
+    )
+
+
+def _mean_rate(stages: Iterable[RateStage]) -> float:
+    parts = [(s.expected, s.seconds, s.rate) for s in stages]
+    if len(parts) == 1:
+        expected, seconds, rate = parts[0]
+        return rate if seconds == float("inf") else expected / seconds
+    finite = [(expected, seconds) for expected, seconds, _ in parts if seconds != float("inf")]
+    return sum(e for e, _ in finite) / sum(s for _, s in finite)
