@@ -21,6 +21,7 @@ from bench import harness
 from bench.harness import Client, Repetition, Task, epoch_of, measured, records_of
 from bench.truth import Truth
 
+RATE = 1000  # requests/s of the open loop
 ATTEMPTS = 3  # repetitions tried until one is undisturbed
 MATCHED = 0.99  # share of records that must be found in the server's log
 BLOCKED = ("-m", "bench.blocked")
@@ -117,14 +118,15 @@ def _unique(truth: Truth) -> dict[int, int]:
 
 def _finished(run: Path) -> Iterator[tuple[dict[str, Any], int]]:
     """Records that ended ok with content, and the seed that their request carried."""
-    from loadgen.prompts import PromptSource
-
-    config = json.loads((run / "manifest.json").read_text())["config"]
-    source = PromptSource(seed=config["seed"], input_tokens=5, output_tokens=1)
     for record in records_of(run):
         if record["outcome"] == "ok" and record.get("first_token") is not None:
-            place = record["stage"], record["agent"], record["seq"]
-            yield record, source.request(*place).seed
+            number = _pair(_pair(record["stage"], record["agent"]), record["seq"])
+            yield record, number % 2**31
+
+
+def _pair(a: int, b: int) -> int:
+    """Cantor's pairing, by which loadgen numbers its requests."""
+    return (a + b) * (a + b + 1) // 2 + b
 
 
 def declared(run: Path) -> dict[str, Any]:
@@ -200,10 +202,48 @@ def report(shape: Shape, outcome: Outcome, foreign: float) -> bool:
     return good and not disturbed
 
 
-def open_loop() -> None:
-    """Poisson arrivals, where this loadgen knows them."""
-    if "--request-rate" not in harness.flags_of_run():
-        print("\nPoisson 1,000/s: not measured, this loadgen has no --request-rate")
+def open_loop(seconds: float, foreign: float, flags: tuple[str, ...]) -> bool:
+    """Poisson arrivals at RATE: how late requests reach the server, beside a bare timerfd."""
+    work = {"streams": 64, "requests": int(RATE * seconds), "tokens": 8}
+    server = {"ttft": 5, "gap": 1}
+    print(f"\nPoisson {RATE:,} requests/s, replies of 8 tokens")
+    with measured(harness.bare_timer(RATE), work, server) as (floor, task):
+        due = np.fromfile(task.folder / "due", np.int64)
+        numbers = floor.truth.requests["nonce"] - 10**8
+        bare = (floor.truth.requests["arrival"].astype(np.int64) - due[numbers]) * 1e-9
+    with measured(harness.loadgen(*flags, rate=RATE), work, server) as (ours, task):
+        arrival, sent = lateness_of(task.run_directory, ours.truth)
+    limit = max(0.5, 1.5 * _p99(bare))
+    good = True
+    for name, late, most in (
+        ("bare timerfd, arrival - due", bare, None),
+        ("arrival - due", arrival, limit),
+        ("sent - due", sent, 0.2),
+    ):
+        held = most is None or (len(late) > 0 and _p99(late) <= most)
+        verdict = "" if most is None else f", limit {most:.3g}: {'ok' if held else 'missed'}"
+        good = good and held
+        print(f"  {name:28} p50 {1e3 * np.median(late):7.3f}, p99 {_p99(late):7.3f} ms{verdict}")
+    taken = max(floor.foreign, ours.foreign)
+    print(f"  {len(arrival)} requests; others took {taken:.2f} cores{': void' * (taken > foreign)}")
+    return good and taken <= foreign
+
+
+def lateness_of(run: Path, truth: Truth) -> tuple[Array, Array]:
+    """Seconds from due to arrival at the server, and from due to sent, of matched records."""
+    epoch, index = epoch_of(run, truth), _unique(truth)
+    arrivals, sends = [], []
+    for record, nonce in _finished(run):
+        if (place := index.get(nonce)) is not None:
+            arrival = int(truth.requests["arrival"][place]) * 1e-9
+            arrivals.append(arrival - epoch - record["due"])
+            sends.append(record["sent"] - record["due"])
+    return np.asarray(arrivals), np.asarray(sends)
+
+
+def _p99(seconds: Array) -> float:
+    """In milliseconds."""
+    return float(1e3 * np.percentile(seconds, 99)) if len(seconds) else float("nan")
 
 
 def main() -> int:
@@ -220,7 +260,13 @@ def main() -> int:
             flags = tuple(arguments.flags.split())
             outcome = run_shape(shape, arguments.seconds, arguments.foreign, flags)
             good = report(shape, outcome, arguments.foreign) and good
-    open_loop()
+    if arguments.shape:
+        return 0 if good else 1
+    if "--request-rate" in harness.flags_of_run():
+        flags = tuple(arguments.flags.split())
+        good = open_loop(arguments.seconds, arguments.foreign, flags) and good
+    else:
+        print("\nPoisson: not measured, this loadgen has no --request-rate")
     return 0 if good else 1
 
 

@@ -265,6 +265,22 @@ def bare() -> Client:
     return Client("bare", command, last_byte)
 
 
+def bare_timer(rate: float) -> Client:
+    """bench/bare_timer.py at Poisson arrivals of `rate` a second."""
+
+    def command(task: Task) -> list[str]:
+        # Room for the seed that each request gets instead of 0.
+        head, _, body = rendered(task.tokens).partition(b"\r\n\r\n")
+        length = head.rpartition(b": ")[0] + b": %d\r\n\r\n" % (len(body) + 8)
+        (task.folder / "request").write_bytes(length + body)
+        numbers = [task.url.rpartition(":")[2], task.requests, rate]
+        files = [task.folder / "request", task.folder / "due"]
+        script = ROOT / "bench" / "bare_timer.py"
+        return [sys.executable, str(script), *map(str, [*numbers, *files])]
+
+    return Client("bare timerfd", command)
+
+
 def rendered(tokens: int) -> bytes:
     """The bytes of a request like those of `loadgen run --backend vllm`."""
     document = {
@@ -286,14 +302,17 @@ def rendered(tokens: int) -> bytes:
     return head.encode() + body
 
 
-def loadgen(*more: str, launcher: tuple[str, ...] = ("-m", "loadgen")) -> Client:
-    """`loadgen run` as users start it, records on; `more` are further flags."""
+def loadgen(
+    *more: str, launcher: tuple[str, ...] = ("-m", "loadgen"), rate: float | None = None
+) -> Client:
+    """`loadgen run` as users start it, records on; `more` are further flags. With a `rate`
+    its arrivals are Poisson, else it keeps the task's streams busy."""
+    load = ["--request-rate", str(rate), "--arrival", "poisson"] if rate else []
 
     def command(task: Task) -> list[str]:
         flags = {
             "--backend": "vllm",
             "--base-url": task.url,
-            "--agents": task.streams,
             "--isl": PROMPT_WORDS,
             "--osl": task.tokens,
             "--request-count": task.requests,
@@ -303,7 +322,8 @@ def loadgen(*more: str, launcher: tuple[str, ...] = ("-m", "loadgen")) -> Client
             "--metrics-linger": 0,
         }
         flat = [str(part) for pair in flags.items() for part in pair]
-        return [sys.executable, *launcher, "run", *flat, *more]
+        kind = load or ["--agents", str(task.streams)]
+        return [sys.executable, *launcher, "run", *kind, *flat, *more]
 
     def last_byte(task: Task, truth: Truth) -> int:
         epoch = epoch_of(task.run_directory, truth)
