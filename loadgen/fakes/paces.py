@@ -68,6 +68,7 @@ class Scripted:
 
     async def run(self) -> None:
         """Its turns drive themselves."""
+        await asyncio.Event().wait()
 
     def full(self, ask: Ask) -> bool:  # noqa: ARG002 - the seam's
         limit = self._script.queue_limit

@@ -39,6 +39,11 @@ class Server(Listener):
         self.log = VisitLog()
         self._drive: asyncio.Task[None] | None = None
 
+    async def driven(self) -> None:
+        """Until the pace fails, which it never should: its exception comes here."""
+        assert self._drive is not None
+        await asyncio.shield(self._drive)
+
     async def __aenter__(self) -> Self:
         await super().__aenter__()
         self._drive = asyncio.create_task(self.pace.run())
@@ -51,10 +56,10 @@ class Server(Listener):
         trace: TracebackType | None,
     ) -> None:
         await super().__aexit__(kind, fault, trace)
-        if self._drive is not None:
-            self._drive.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._drive
+        assert self._drive is not None
+        self._drive.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._drive
 
     async def _route(self, line: Line, call: Call) -> None:
         if self.front.generates(call):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from typing import Any
 
 from contract.errors import ConfigError
 from loadgen.fakes.server import Server
@@ -31,7 +32,12 @@ async def serve(server: Server, opens_after: float = 0.0) -> int:
 async def _listen(server: Server, stopped: asyncio.Future[int]) -> None:
     async with server:
         print(f"listening on {server.url}", flush=True)
-        await stopped
+        failing = asyncio.ensure_future(server.driven())
+        either: set[asyncio.Future[Any]] = {stopped, failing}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not stopped.done():
+            await failing
+        failing.cancel()
 
 
 def _stop(stopped: asyncio.Future[int], number: int) -> None:

@@ -6,6 +6,7 @@ import re
 import urllib.error
 import urllib.request
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -118,6 +119,18 @@ async def test_a_cold_model_shows_its_load_once():
     assert (gone.done_reason, back.done_reason) == ("unload", "load")
     assert again.load_duration < 1e8
     assert server.pace.steps.loads == 2
+
+
+@pytest.mark.asyncio
+async def test_a_model_kept_for_no_time_is_gone_after_its_answer():
+    async with serving() as server, ollama.AsyncClient(server.url) as api:
+        await stream(api, keep_alive="10m")
+        (kept,) = (await api.ps()).models
+        await stream(api, keep_alive=0)
+        left = (await api.ps()).models
+
+    assert 595 < (kept.expires_at - datetime.now(UTC)).total_seconds() <= 600
+    assert left == []
 
 
 @pytest.mark.asyncio

@@ -8,7 +8,11 @@ import openai
 import pytest
 
 from loadgen.fakes.emulator import Served, emulator
+from loadgen.fakes.openai import VLLM
+from loadgen.fakes.paces import Scripted
 from loadgen.fakes.script import Script
+from loadgen.fakes.server import Server
+from loadgen.fakes.serving import serve
 from loadgen.fakes.steps import StepModel
 
 ASK = {"model": "tiny", "prompt": "bada " * 40, "max_tokens": 4, "stream": True}
@@ -123,6 +127,18 @@ async def test_a_client_that_hung_up_frees_its_place():
     assert (gone.outcome, served.outcome) == ("gone", "ok")
     assert gone.output_tokens < 2000
     assert served.start < gone.end + 0.5
+
+
+@pytest.mark.asyncio
+async def test_a_pace_that_fails_is_not_hidden(capsys):
+    class Broken(Scripted):
+        async def run(self):
+            raise ArithmeticError("a step without an end")
+
+    with pytest.raises(ArithmeticError, match="a step without an end"):
+        await serve(Server(VLLM(), Broken(Script())))
+
+    assert capsys.readouterr().out.startswith("listening on http://127.0.0.1:")
 
 
 def _get(url):
