@@ -8,7 +8,7 @@ from time import monotonic
 
 from loadgen.wire.connect import Connector
 from loadgen.wire.connection import Connection
-from loadgen.wire.stamps import Clocks, StampStats, descriptors, supported
+from loadgen.wire.stamps import Clocks, Stamping, StampStats, descriptors
 
 CONNECTING_AT_ONCE = 64
 SWEEP_STEP = 0.005  # seconds between two sweeps at the least
@@ -21,10 +21,11 @@ class Pool:
         self.stats = StampStats()
         self.clocks = Clocks()
         self._connector = connector
-        self._kernel = stamps == "kernel" and supported()
+        self._stamping = _stamping() if stamps == "kernel" else None
+        self._begun = False
         self._idle: list[Connection] = []
         self._every: set[Connection] = set()
-        self._free_descriptors = descriptors() if self._kernel else 0
+        self._free_descriptors = descriptors()
 
     def take(self) -> Connection | None:
         """A connection that is there, or None."""
@@ -46,12 +47,11 @@ class Pool:
         connection = Connection(transport, release, self.stats, monotonic() - begun)
         self._every = {known for known in self._every if known.open} if self._due() else self._every
         self._every.add(connection)
-        # A stamped connection takes two descriptors: the last quarter is for connecting alone.
-        if self._kernel and 2 * len(self._every) < 0.75 * self._free_descriptors:
+        if await self._may_stamp():
             try:
                 connection.use_kernel_stamps(self.clocks)
             except OSError:
-                self._kernel = False
+                self._end_stamping()
         return connection
 
     async def warm(self, count: int) -> None:
@@ -63,9 +63,11 @@ class Pool:
                 self.give(await self.connect())
 
         self._idle = [connection for connection in self._idle if connection.open]
-        async with asyncio.TaskGroup() as group:
-            for _ in range(count - len(self._idle)):
-                group.create_task(one())
+        missing = range(count - len(self._idle))
+        ended = await asyncio.gather(*(one() for _ in missing), return_exceptions=True)
+        for error in ended:
+            if error is not None:
+                raise error
 
     async def close(self) -> None:
         """Drop every connection."""
@@ -73,13 +75,37 @@ class Pool:
             connection.abort()
         self._every.clear()
         self._idle.clear()
+        self._end_stamping()
         await self._connector.close()
         await asyncio.sleep(0)  # aborted transports end in the loop's next turn
+
+    async def _may_stamp(self) -> bool:
+        """Whether the kernel may stamp one more connection: each takes two descriptors then,
+        and the last quarter is for connecting alone."""
+        if self._stamping is None or 2 * len(self._every) >= 0.75 * self._free_descriptors:
+            return False
+        if not self._begun:
+            self._begun = await self._stamping.begun()
+            if not self._begun:
+                self._end_stamping()
+        return self._begun
+
+    def _end_stamping(self) -> None:
+        if self._stamping is not None:
+            self._stamping.close()
+            self._stamping = None
 
     def _due(self) -> bool:
         """Whether the closed ones may be forgotten now: seldom, as it looks at all."""
         size = len(self._every)
         return size >= 64 and size & (size - 1) == 0
+
+
+def _stamping() -> Stamping | None:
+    try:
+        return Stamping()
+    except OSError:
+        return None
 
 
 class Sweep:

@@ -26,6 +26,7 @@ OFFSET_AGE = 1.0  # seconds after which the offset between the clocks is sampled
 DELAYS_KEPT = 65_536
 _DELAY_EVERY = 8  # one read in so many has its delay noted
 SPARE_DESCRIPTORS = 64
+TRIES = 200
 
 
 @dataclass(slots=True)
@@ -84,9 +85,58 @@ def shift(clock: Callable[[], float]) -> float:
     return found
 
 
-def supported() -> bool:
-    """Whether this system stamps what it receives."""
-    return sys.platform == "linux"
+class Stamping:
+    """Has the kernel stamp what comes in, as long as it is open.
+
+    Linux begins to some time after the first socket asked for it, and until then gives the time
+    of reading as that of arrival, without a word. So this socket asks first, and finds out with
+    a packet to itself whether it has begun. OSError where there is nothing of the kind.
+    """
+
+    def __init__(self) -> None:
+        if sys.platform != "linux":
+            raise OSError("no kernel stamps on this system")
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+            self._socket.bind(("127.0.0.1", 0))
+            self._socket.connect(self._socket.getsockname())
+            self._socket.setblocking(False)
+        except OSError:
+            self._socket.close()
+            raise
+
+    async def begun(self) -> bool:
+        """Wait until it has; False when it does not within TRIES milliseconds."""
+        for _ in range(TRIES):
+            if self._stamps():
+                return True
+            await asyncio.sleep(0.001)
+        return False
+
+    def close(self) -> None:
+        """Let it end."""
+        self._socket.close()
+
+    def _stamps(self) -> bool:
+        """Whether a packet is stamped when it comes, not when it is read."""
+        try:
+            self._socket.send(b"?")
+            sent = time.time_ns()
+            _, ancillary, _, _ = self._socket.recvmsg(1, _ANCILLARY)
+        except OSError:
+            return False
+        stamp = stamp_of(ancillary)
+        return stamp is not None and stamp <= sent
+
+
+def stamp_of(ancillary: list[tuple[int, int, bytes]]) -> int | None:
+    """The kernel's stamp among a message's ancillary data, nanoseconds of wall clock."""
+    for _, kind, stamp in ancillary:
+        if kind == _SO_TIMESTAMPNS and len(stamp) == _TIMESPEC.size:
+            seconds, nanoseconds = _TIMESPEC.unpack(stamp)
+            return int(seconds) * 1_000_000_000 + int(nanoseconds)
+    return None
 
 
 def descriptors() -> int:
@@ -146,17 +196,16 @@ class KernelReader:
         stats = self._stats
         if size == READ_SIZE:
             stats.merged += 1
-        for _, kind, stamp in ancillary:
-            if kind == _SO_TIMESTAMPNS and len(stamp) == _TIMESPEC.size:
-                seconds, nanoseconds = _TIMESPEC.unpack(stamp)
-                instant: float = (seconds * 1_000_000_000 + nanoseconds + self._clocks.offset) / 1e9
-                stats.kernel += 1
-                if stats.kernel % _DELAY_EVERY == 0:
-                    self._note(instant)
-                return instant
-        stats.missing += 1
-        stats.user += 1
-        return time.monotonic()
+        stamp = stamp_of(ancillary)
+        if stamp is None:
+            stats.missing += 1
+            stats.user += 1
+            return time.monotonic()
+        instant = (stamp + self._clocks.offset) / 1e9
+        stats.kernel += 1
+        if stats.kernel % _DELAY_EVERY == 0:
+            self._note(instant)
+        return instant
 
     def _note(self, instant: float) -> None:
         now = time.monotonic()
