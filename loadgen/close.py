@@ -22,6 +22,7 @@ from contract.parquet_file import PARQUET
 from contract.records import RequestRecord
 from contract.rundir import REQUESTS, SUMMARY, Run, replace_json
 from loadgen import slices, summary_csv
+from loadgen.goodput import parse_goodput
 from loadgen.metrics_csv import MetricsTable, keys_of
 from loadgen.parquet import ParquetSink, beside, refused
 from loadgen.summary import run_summary, stage_summary
@@ -118,10 +119,12 @@ def _summary(run: Run) -> dict[str, Any]:
 
 def counted(run: Run) -> dict[str, Any]:
     """The summary of a run's finished stages, counted from its records."""
-    tallies: defaultdict[int, Tally] = defaultdict(Tally)
+    asked = run.manifest.config.get("goodput")
+    objectives = parse_goodput(asked) if asked else None
+    tallies: defaultdict[int, Tally] = defaultdict(lambda: Tally(objectives))
     for record in run.records():
         tallies[record.stage].add(record)
-    stages = [stage_summary(stage, tallies.pop(stage.stage, Tally())) for stage in run.stages]
+    stages = [stage_summary(stage, tallies[stage.stage]) for stage in run.stages]
     return {**run_summary(run.manifest, stages), "status": run.status}
 
 

@@ -162,8 +162,8 @@ def _setup(bench: Bench, stage: Stage, manifest: Manifest) -> dict[str, Any]:
     settings = config.get("backend")
     if isinstance(settings, dict) and settings.get("endpoint") == "chat":
         backend = "openai-chat"
-    rate = getattr(stage.key, "rate", None)
-    limit = config.get("max_concurrency") if rate else stage.key.agents
+    rate = stage.key.request_rate
+    limit = stage.key.agents if rate is None else config.get("max_concurrency")
     burstiness = config.get("burstiness")
     return {
         "date": datetime.fromtimestamp(stage.end_unix).strftime("%Y%m%d-%H%M%S"),

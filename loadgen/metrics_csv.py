@@ -73,7 +73,7 @@ class MetricsTable:
         started = record.due if record.sent is None else record.sent
         return {
             "task_idx": record.stage,
-            "scenario": f"agents{key.agents}_isl{key.prompt_tokens}_osl{key.output_tokens}",
+            "scenario": f"{_load(key)}_isl{key.prompt_tokens}_osl{key.output_tokens}",
             "backend": key.backend,
             "backend_kind": key.backend,
             "model": key.model,
@@ -98,6 +98,10 @@ def keys_of(manifest: Manifest, stages: list[Stage]) -> dict[int, StageKey]:
     """The cells by stage number: of finished stages as they say, of the others as planned."""
     planned = dict(enumerate(manifest.planned, 1))
     return {**planned, **{stage.stage: stage.key for stage in stages}}
+
+
+def _load(key: StageKey) -> str:
+    return f"agents{key.agents}" if key.request_rate is None else f"rate{key.request_rate:g}"
 
 
 def _reported(record: RequestRecord, key: StageKey, *, on_gpu: bool) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class ParquetSink:
             self._writer.write_table(pyarrow.Table.from_arrays(arrays, schema=self._schema))
         except DataError as error:
             raise DataError(f"{self._path}: {error}") from error
-        except (OSError, pyarrow.ArrowException) as error:
+        except (OSError, OverflowError, UnicodeError, pyarrow.ArrowException) as error:
             raise refused(self._path, error) from error
         self._batch, self._gaps = [], 0
 

@@ -1,15 +1,17 @@
 """Whatever a record holds comes back from its columns."""
 
 import tempfile
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from contract.errors import DataError
 from contract.records import OUTCOMES, PHASES, RequestRecord, ServerFacts
-from loadgen.columns import COLUMNS
+from loadgen.columns import COLUMNS, cells
 from loadgen.parquet import ParquetSink
 
 number = st.floats(0, 1e6, allow_nan=False)
@@ -46,6 +48,15 @@ record = st.builds(
     error=st.none() | text,
     server=st.none() | facts,
 )
+
+
+def test_a_cell_of_another_kind_is_refused():
+    status = next(column for column in COLUMNS if column.name == "status")
+    line = {"stage": 1, "agent": 0, "seq": 0, "agents": 1, "due": 0.0, "ended": 1.0}
+    one = RequestRecord(run="r", phase="drain", outcome="ok", **line, status=200.5)
+    with pytest.raises(DataError, match="column status holds float, expected integer"):
+        cells([one], status)
+    assert cells([replace(one, status=None), replace(one, status=7)], status) == [None, 7]
 
 
 def test_every_field_of_a_record_has_its_column():

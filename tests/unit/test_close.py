@@ -85,14 +85,13 @@ def test_a_killed_run_gets_its_files_and_the_torn_line_is_said(synthetic_run, tm
     assert not is_current(parquet.read_metadata(file).metadata, file, path / "requests.jsonl")
 
 
-def test_a_record_that_fits_no_column_costs_that_file_alone(synthetic_run, tmp_path):
-    def edit(record):
-        return replace(record, agent=1.5) if record.seq == 3 else record
-
-    path = synthetic_run(levels=(1,), edit=edit).write(tmp_path)
+def test_a_file_that_cannot_take_its_place_costs_that_file_alone(synthetic_run, tmp_path):
+    path = synthetic_run(levels=(1,)).write(tmp_path)
+    (path / "requests.parquet").mkdir()
     (warning,) = close_files(path)
-    assert warning.endswith("requests.parquet: column agent holds float, expected integer")
-    assert names(path) == (MADE | WRITTEN) - {"requests.parquet"}
+    assert warning.endswith("requests.parquet: cannot be written (Is a directory)")
+    assert names(path) == MADE | WRITTEN
+    assert (path / "requests.parquet").is_dir()
 
 
 def test_a_broken_line_leaves_nothing_half_made(synthetic_run, tmp_path):

@@ -59,12 +59,15 @@ def record(due, tokens, gaps, **changes):
 def exported(synthetic_run):
     run = synthetic_run(levels=(3,))
 
-    def export(*records, detailed=False, objectives=None, **asked):
+    def export(*records, detailed=False, objectives=None, rate=None, config=None, **asked):
         stage = run.stage(0)
+        if rate is not None:
+            stage = replace(stage, key=replace(stage.key, agents=0, request_rate=rate))
+        manifest = replace(run.manifest(), config=config or {})
         bench = Bench(start=stage.start, detailed=detailed, objectives=objectives)
         for one in records:
             bench.add(one)
-        return document(bench, stage, run.manifest(), **asked)
+        return document(bench, stage, manifest, **asked)
 
     return export
 
@@ -139,6 +142,16 @@ def test_one_token_has_no_tpot(exported):
     )
 
 
+def test_an_open_loop_has_its_rate_and_no_limit_but_the_one_asked_for(exported):
+    found = exported(rate=2.5)
+    assert (found["request_rate"], found["max_concurrency"]) == (2.5, None)
+    assert file_name({**found, "date": "D"}) == "hf-2.5qps-gpt2-25m-D.json"
+    asked = {"max_concurrency": 8, "burstiness": 0.5, "backend": {"endpoint": "chat"}}
+    found = exported(rate=2.5, config=asked)
+    assert (found["max_concurrency"], found["burstiness"]) == (8, 0.5)
+    assert found["endpoint_type"] == "openai-chat"
+
+
 def test_the_file_is_named_as_vllm_names_it(exported):
     named = file_name({**exported(), "date": "20261120-104500", "model_id": "org/model"})
     assert named == "hf-infqps-concurrency3-model-20261120-104500.json"
@@ -194,8 +207,7 @@ def test_a_mistake_is_one_line(synthetic_run, tmp_path, flags, says):
 
 
 def test_what_was_asked_for_by_name_must_be_made(synthetic_run, tmp_path):
-    path = synthetic_run(
-        levels=(1,), edit=lambda record: replace(record, agent=1.5) if record.seq == 3 else record
-    ).write(tmp_path)
-    with pytest.raises(DataError, match="column agent holds float"):
+    path = synthetic_run(levels=(1,)).write(tmp_path)
+    (path / "requests.parquet").mkdir()
+    with pytest.raises(DataError, match=r"requests.parquet: cannot be written \(Is a directory"):
         export(path, "--format", "parquet")

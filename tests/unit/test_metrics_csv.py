@@ -68,6 +68,11 @@ def test_a_request_has_three_rows_timed_by_the_client(rows):
     assert (prefill["gen_tokens_target"], prefill["scenario"]) == ("64", "agents4_isl16_osl64")
 
 
+def test_an_open_loop_is_named_by_its_rate(rows):
+    key = replace(ASKED, agents=0, request_rate=2.5)
+    assert rows(RECORD, key=key)[0]["scenario"] == "rate2.5_isl16_osl64"
+
+
 def test_what_is_not_known_is_empty(rows):
     row = rows(RECORD)[2]
     empty = {name for name, value in row.items() if value == ""}
