@@ -19,6 +19,7 @@ from loadgen.sse import Event
 from loadgen.stopwatch import PerMark
 
 EVENTS = 8  # parsed at either end
+SOUGHT = 9  # bytes at the end of an event: more are slower to find, fewer are too
 _FRAMING = b"0123456789abcdefABCDEF\r\n"  # of chunk sizes and their ends
 
 
@@ -47,9 +48,10 @@ def counted(raw: Raw) -> Count | None:
         content = PerMark(_placed(spoken, [0] * len(raw.reads), raw))
         return None if begin is None else Count(reading, content, len(spoken), parsed=True)
     tail = reading.frame[1] + b"\n\n"
-    counts = [read.count(tail) for read in raw.reads]
-    parsed = _ends(whole, tail, begin)
     last = whole.rfind(tail) + len(tail)
+    tail = tail[-SOUGHT:]
+    counts = [read.count(tail) for read in raw.reads]
+    parsed = [*_ends(whole, tail, 0, begin), *_ends(whole, tail, last, len(whole))]
     if _parse(whole, last, reading, spoken, until_framed=False) is None:
         return None
     _placed(parsed, _placed(spoken, counts, raw), raw, by=-1)
@@ -93,10 +95,10 @@ def _parse(
     return None
 
 
-def _ends(whole: bytes, tail: bytes, stop: int) -> list[int]:
-    """Where each `tail` before `stop` ends."""
+def _ends(whole: bytes, tail: bytes, start: int, stop: int) -> list[int]:
+    """Where each `tail` between `start` and `stop` ends."""
     found = []
-    at = whole.find(tail, 0, stop)
+    at = whole.find(tail, start, stop)
     while at >= 0:
         at += len(tail)
         found.append(at)
@@ -106,9 +108,11 @@ def _ends(whole: bytes, tail: bytes, stop: int) -> list[int]:
 
 def _event(whole: bytes, at: int) -> tuple[bytes, int] | None:
     """The event that follows at once, if it is one line of data, and its end."""
-    start = whole.find(b"data:", at, at + 64)
-    stop = whole.find(b"\n\n", start) if start >= 0 else -1
-    if stop < 0 or whole[at:start].strip(_FRAMING):
-        return None
+    start = at
+    if not whole.startswith(b"data:", at):
+        start = whole.find(b"data:", at, at + 64)
+        if start < 0 or whole[at:start].strip(_FRAMING):
+            return None
+    stop = whole.find(b"\n\n", start)
     data = whole[start + 5 : stop].removeprefix(b" ")
-    return None if b"\r" in data or b"\n" in data else (data, stop + 2)
+    return None if stop < 0 or b"\r" in data or b"\n" in data else (data, stop + 2)

@@ -143,10 +143,21 @@ _SPLIT_SIZES = _SplitSizes()
 
 def chunks_are_whole(body: bytes) -> bool:
     """Whether `body` is exactly one chunked body, from the first size to its last CRLF."""
-    first = body.find(b"\r\n", 0, SIZE_LINE)
-    if 0 <= first <= 15 and SIZES[body[:first]] < _SMALL_CHUNK and _whole_when_split(body):
+    if _second_size(body) < _SMALL_CHUNK and _whole_when_split(body):
         return True
     return _chunks_end(body) == len(body)
+
+
+def _second_size(body: bytes) -> int:
+    """Bytes of the second chunk, as a first one may hold a role only; 0 when there is none."""
+    at = size = 0
+    for _ in range(2):
+        stop = body.find(b"\r\n", at, at + SIZE_LINE)
+        if stop < 0:
+            return 0
+        size = SIZES[body[at:stop]]
+        at = stop + 4 + size
+    return size
 
 
 def _whole_when_split(body: bytes) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -119,10 +119,12 @@ class ServerBackend:
         assert self._model is not None, "open() finds the model out"
         return Prepared(request, self._client.render(self.dialect.render(request, self._model)))
 
-    async def perform(self, request: Request | Prepared, watch: Stopwatch, timeout: float) -> Facts:
+    def perform(
+        self, request: Request | Prepared, watch: Stopwatch, timeout: float
+    ) -> Coroutine[Any, Any, Facts]:
         """One exchange of at most `timeout` seconds; what arrived before its end is still read."""
         ready = request if isinstance(request, Prepared) else self.prepare(request)
-        return await self._perform(ready.payload, watch, timeout)
+        return self._perform(ready.payload, watch, timeout)
 
     async def warm(self, connections: int) -> None:
         """Connect beforehand; the first request finds out what is wrong with the server."""
