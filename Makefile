@@ -11,7 +11,7 @@ EXTRAS := fast,hf,analysis,gpu,dev
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
-	@test -x $(PY) || python3 -m venv .venv
+	python3 -m venv .venv
 	$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@rm -f .venv/.installed-* && touch $@
 

@@ -6,6 +6,7 @@ Standard library only, because every `--help` and `analysis plan` pass through h
 from __future__ import annotations
 
 import argparse
+import errno
 import math
 import os
 import signal
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TextIO
 
-from contract.errors import ConfigError, LabError, nearest
+from contract.errors import ConfigError, DataError, LabError, nearest
 
 VERSION = "0.1.0"
 
@@ -35,7 +36,7 @@ class Parser(argparse.ArgumentParser):
                 message += nearest(message.split("'")[1], [str(c) for c in action.choices or ()])
         if message.startswith("unrecognized arguments: "):
             word = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
-            message += nearest(word, _options(self))
+            message += _meant(word, _options(self))
         raise ConfigError(message)
 
 
@@ -83,15 +84,15 @@ def integer(*, at_least: int, at_most: int | None = None) -> Callable[[str], int
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM reached a command that does not drain; carries the exit code."""
+    """A signal reached a command that does not drain; carries the exit code."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__(exit_code)
         self.exit_code = exit_code
 
 
-def _on_sigterm(_signum: int, _frame: object) -> None:
-    raise Interrupted(128 + signal.SIGTERM)
+def _on_signal(number: int, _frame: object) -> None:
+    raise Interrupted(128 + number)
 
 
 def say(kind: str, text: str, stream: TextIO | None = None) -> None:
@@ -103,16 +104,13 @@ def run(parser: Parser, argv: Sequence[str] | None = None) -> int:
     """Parse and run one command; returns the exit code of the table in docs/exit_codes.md.
 
     The chosen subparser stores its function as `command`. A closed pipe on stdout ends
-    quietly, as for any Unix filter.
+    quietly, as for any Unix filter; a full disk behind it is exit 4.
     """
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    _stand_in_for_closed_streams()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _on_signal)
     try:
-        arguments = parser.parse_args(argv)
-        command: Command | None = getattr(arguments, "command", None)
-        if command is None:
-            names = ", ".join(_subcommands(parser))
-            raise ConfigError(f"no command given, allowed: {names}")
-        code = command(arguments)
+        code = _command(parser, argv)
         sys.stdout.flush()
         return code
     except LabError as error:
@@ -123,8 +121,56 @@ def run(parser: Parser, argv: Sequence[str] | None = None) -> int:
     except Interrupted as interrupted:
         return interrupted.exit_code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_stdout()
         return 0
+    except OSError as error:
+        if error.filename is not None or error.errno != errno.ENOSPC:
+            raise
+        _forget_stdout()
+        say("error", f"standard output: {error.strerror}")
+        return DataError.exit_code
+
+
+def _command(parser: Parser, argv: Sequence[str] | None) -> int:
+    arguments = parser.parse_args(argv)
+    command: Command | None = getattr(arguments, "command", None)
+    if command is None:
+        raise ConfigError(f"no command given, allowed: {', '.join(_subcommands(parser))}")
+    for name, value in vars(arguments).items():
+        if value == "":
+            flag = name.replace("_", "-")
+            raise ConfigError(
+                f"--{flag}: an empty text is given, say what is meant or leave it out"
+            )
+    return command(arguments)
+
+
+def _stand_in_for_closed_streams() -> None:
+    """A closed stdout or stderr (`>&-`) becomes the null device: what is opened later must not
+    land on its number, and a sign the terminal cannot show must not end a command."""
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is None:
+            null = os.open(os.devnull, os.O_WRONLY)
+            if null != descriptor:
+                os.dup2(null, descriptor)
+                os.close(null)
+            setattr(sys, name, os.fdopen(descriptor, "w"))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _forget_stdout() -> None:
+    """What is still buffered for it goes nowhere: the interpreter flushes once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _meant(word: str, options: list[str]) -> str:
+    """The option that begins so, since none may be abbreviated, else the nearest one."""
+    longer = [option for option in options if option.startswith(word) and option != word]
+    if len(longer) == 1:
+        return f", did you mean '{longer[0]}'?"
+    return nearest(word, [option for option in options if option != word], cutoff=0.7)
 
 
 def _options(parser: argparse.ArgumentParser) -> list[str]:

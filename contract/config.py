@@ -50,6 +50,8 @@ def _one_line(model: type[StrictModel], error: ValidationError, where: str) -> s
     first = error.errors(include_url=False)[0]
     path = ".".join(str(part) for part in first["loc"])
     prefix = f"{where}: " if where else ""
+    if first["type"] == "extra_forbidden" and len(first["loc"]) > 1:
+        return f"{prefix}unknown field '{path}'"
     if first["type"] == "extra_forbidden":
         known = sorted(model.model_fields)
         hint = nearest(path.split(".")[-1], known)

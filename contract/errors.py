@@ -67,10 +67,10 @@ class ProbeError(Exception):
     """One reading failed; becomes `loadstone_probe_success 0`, and its data stay absent."""
 
 
-def nearest(given: str, known: Iterable[str]) -> str:
+def nearest(given: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     """A clause such as `, did you mean 'vllm'?`, or nothing when no known name is close."""
     from difflib import get_close_matches
 
     by_folded = {name.casefold(): name for name in known}
-    close = get_close_matches(given.casefold(), by_folded, n=1, cutoff=0.5)
+    close = get_close_matches(given.casefold(), by_folded, n=1, cutoff=cutoff)
     return f", did you mean '{by_folded[close[0]]}'?" if close else ""

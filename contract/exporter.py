@@ -7,7 +7,13 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
 from prometheus_client.exposition import choose_encoder
 
 from contract.errors import ConfigError
@@ -23,6 +29,8 @@ class Instruments:
     """
 
     def __init__(self, source: Source) -> None:
+        # They are in no table, and double what is scraped.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._by_name = {
             row.name: _instrument(row, self.registry) for row in METRICS if row.source == source
@@ -53,7 +61,7 @@ class MetricsServer:
         *,
         healthy: Health = lambda: (True, "ok"),
         ready: Health = lambda: (True, "ok"),
-        flag: str = "--metrics-port",
+        flag: str = "--metrics-address, --metrics-port",
     ) -> None:
         self.scrapes = 0
         self._registry = registry
@@ -63,7 +71,7 @@ class MetricsServer:
         except (OSError, OverflowError) as error:
             raise ConfigError(
                 f"{flag}: cannot listen on {address}:{port} ({getattr(error, 'strerror', error)}); "
-                "give another port, or 0 for any free one"
+                "give another address or port, 0 for any free one"
             ) from error
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])

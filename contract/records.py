@@ -8,9 +8,10 @@ the run's epoch (a monotonic clock; the manifest holds `epoch_unix`). Missing is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from functools import cache
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
+
+from contract.shape import conform
 
 # History of the schema. Every version stays readable; tests/golden/runs holds a run of each.
 #   1  2026-11-20  first version
@@ -110,10 +111,10 @@ class RequestRecord:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Self:
-        """Build from a dict; unknown keys are ignored so that a newer minor writer still reads."""
-        values = _known(cls, line)
-        if isinstance(values.get("server"), Mapping):
-            values["server"] = ServerFacts(**_known(ServerFacts, values["server"]))
+        """Build from a JSON object; ValueError names the field that is wrong or missing."""
+        values = conform(cls, line)
+        if values.get("server") is not None:
+            values["server"] = ServerFacts(**conform(ServerFacts, values["server"]))
         return cls(**values)
 
 
@@ -192,10 +193,10 @@ class Stage:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Self:
-        """Build from a dict; unknown keys are ignored."""
-        values = _known(cls, line)
-        values["key"] = StageKey(**_known(StageKey, values["key"]))
-        values["verdicts"] = [Verdict(**_known(Verdict, v)) for v in values["verdicts"]]
+        """Build from a JSON object; ValueError names the field that is wrong or missing."""
+        values = conform(cls, line)
+        values["key"] = StageKey(**conform(StageKey, values["key"]))
+        values["verdicts"] = [Verdict(**conform(Verdict, v)) for v in values["verdicts"]]
         return cls(**values)
 
 
@@ -229,7 +230,14 @@ class Manifest:
 
     @property
     def hardware(self) -> str:
-        """The name fits are keyed by: the GPU where there is one, else the processor."""
+        """The name fits are keyed by: the user's, else the GPU, else the processor.
+
+        Only the user can name the hardware of a server on another machine.
+        """
+        if self.config.get("hardware"):
+            return str(self.config["hardware"])
+        if self.server.get("remote"):
+            return "unknown"
         if self.gpus:
             return " + ".join(str(gpu["name"]) for gpu in self.gpus)
         return str(self.host.get("cpu") or "unknown")
@@ -240,20 +248,15 @@ class Manifest:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Build from a dict; unknown keys are ignored."""
-        values = _known(cls, document)
-        values["planned"] = [StageKey(**_known(StageKey, k)) for k in values["planned"]]
+        """Build from a JSON object; ValueError names the field that is wrong or missing."""
+        values = conform(cls, document)
+        values["planned"] = [StageKey(**conform(StageKey, k)) for k in values["planned"]]
+        for name, wanted in (("model", "name"), ("server", "backend")):
+            if not isinstance(values[name].get(wanted), str):
+                raise ValueError(f"{name}.{wanted}: a text is expected")
+        if not all(isinstance(gpu.get("name"), str) for gpu in values["gpus"]):
+            raise ValueError("gpus: every one has a name")
         return cls(**values)
-
-
-def _known(kind: Any, line: Mapping[str, Any]) -> dict[str, Any]:
-    names = _names(kind)
-    return {name: value for name, value in line.items() if name in names}
-
-
-@cache
-def _names(kind: Any) -> frozenset[str]:
-    return frozenset(f.name for f in fields(kind))
 
 
 def _compact(line: dict[str, Any]) -> dict[str, Any]:

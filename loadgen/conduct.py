@@ -31,6 +31,7 @@ from loadgen.summary import run_summary, stage_summary
 from loadgen.tally import Tally
 from loadgen.workload import source_of
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAMPLING = 0.2  # seconds between readings of in-flight and loop lag for the view
 
 
@@ -101,7 +102,7 @@ class Conduct:
 
     async def _stages(self, target: Target) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ENDING:
             loop.add_signal_handler(number, self._interrupt, number)
         watcher = asyncio.create_task(self._watch())
         status: RunStatus = "partial"
@@ -124,8 +125,6 @@ class Conduct:
             self._end(status, note)
             if self.interrupted is None:
                 await self._linger()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
 
     async def _stage(self, plan: StagePlan) -> None:
         stage = StageRun(

@@ -20,6 +20,7 @@ class RunConfig(PromptSettings, LoadSettings):
 
     backend: Settings = HfSettings()
     model: str | None = None
+    hardware: str | None = None  # what the server runs on, where that is not this machine
     agents: tuple[int, ...] = (1, 2, 4, 8)
     repeats: Annotated[int, Field(ge=1, le=1000)] = 1
     timeout: Seconds = 120.0

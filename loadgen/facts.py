@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from contract.commandline import VERSION
 from contract.records import SCHEMA_VERSION, Manifest
@@ -39,6 +40,7 @@ def manifest_of(config: RunConfig, backend: str, target: Target, epoch_unix: flo
             "backend": backend,
             "address": target.address,
             "version": target.version,
+            "remote": _remote(target.address),
             **target.notes,
         },
         host=host(),
@@ -47,6 +49,12 @@ def manifest_of(config: RunConfig, backend: str, target: Target, epoch_unix: flo
         pid=os.getpid(),
         pid_started=pid_started(),
     )
+
+
+def _remote(address: str | None) -> bool:
+    """Whether a server's address leads away from this machine."""
+    name = (urlsplit(address).hostname or "") if address else "localhost"
+    return not (name == "localhost" or name.startswith("127.") or name == "::1")
 
 
 def host() -> dict[str, Any]:

@@ -13,7 +13,8 @@ from contract.commandline import integer, number
 SERVERS = ("openai", "vllm", "ollama", "tgi", "llama-server")
 # Flags that stand in the configuration under their own name.
 PLAIN = (
-    "model", "agents", "isl", "osl", "dataset", "dataset_type", "shared_prefix", "prefix_groups",
+    "model", "hardware", "agents", "isl", "osl", "dataset", "dataset_type", "shared_prefix",
+    "prefix_groups",
     "turns", "arrival", "request_rate", "rate_stages", "burstiness", "max_concurrency", "trace",
     "trace_type", "trace_time_unit", "trace_speed", "think", "duration", "request_count",
     "warmup_requests", "warmup_duration", "most_errors", "goodput", "repeats", "timeout",
@@ -40,6 +41,8 @@ def add_target_flags(parser: argparse.ArgumentParser) -> None:
     flag("--base-url", "--url", dest="base_url", metavar="URL",
          help="where the server listens (default: the backend's customary address)")  # fmt: skip
     flag("--model", metavar="NAME", help="model name or local folder (default: the only one there)")
+    flag("--hardware", metavar="NAME", help="what the server runs on (default: this machine's GPU "
+         "or processor; unknown for a server elsewhere)")  # fmt: skip
     flag("--endpoint", choices=ENDPOINTS,
          help="openai, vllm: completions (default), chat; ollama: generate (default), chat; "
               "llama-server: native (default), completions, chat")  # fmt: skip

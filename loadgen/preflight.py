@@ -61,6 +61,9 @@ def only_model(names: Sequence[str], where: str) -> str:
 
 def absent(model: str, names: Sequence[str], where: str, reason: str) -> TargetError:
     """The line for a model that a one-token probe did not find."""
+    if "<html" in reason.lower() or "<!doctype" in reason.lower():
+        page = reason.split(":", maxsplit=1)[0]
+        return TargetError(f"{where} answers, but not as an LLM server does ({page}, a web page)")
     known = f"; models there: {listed(names)}" if names else ""
     return TargetError(
         f"{where} does not serve model '{model}'{nearest(model, names)} ({reason}){known}"

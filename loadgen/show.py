@@ -26,7 +26,7 @@ def show(name: str, root: str, *, as_json: bool) -> int:
         say("warning", warning)
     if run.missing:
         levels = ", ".join(key.level for key in run.missing)
-        say("warning", f"run {run.manifest.run} is {run.status}: no finished stage for {levels}")
+        say("warning", f"run {run.manifest.run} ({run.status}) has no finished stage for {levels}")
     if as_json:
         print(json.dumps({**run_summary(run.manifest, stages), "status": run.status}))
     else:

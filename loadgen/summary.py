@@ -36,8 +36,11 @@ def stage_summary(stage: Stage, tally: Tally) -> dict[str, Any]:
     seconds = stage.end - stage.start
     ok = tally.outcomes["ok"]
 
-    def rate(count: int) -> float | None:
-        return count / seconds if seconds > 0 else None
+    def rate(count: int | None) -> float | None:
+        return count / seconds if seconds > 0 and count is not None else None
+
+    def mean(count: int | None, over: int) -> float | None:
+        return count / over if over and count is not None else None
 
     return {
         "stage": stage.stage,
@@ -52,9 +55,9 @@ def stage_summary(stage: Stage, tally: Tally) -> dict[str, Any]:
         "outcomes": stage.outcomes,
         "requests_per_second": rate(ok),
         "output_tokens_per_second": rate(tally.output_tokens),
-        "prompt_tokens_mean": tally.prompt_tokens / ok if ok else None,
-        "output_tokens_mean": tally.output_tokens / ok if ok else None,
-        "tokens_per_chunk": tally.output_tokens / tally.chunks if tally.chunks else None,
+        "prompt_tokens_mean": mean(tally.prompt_tokens, ok),
+        "output_tokens_mean": mean(tally.output_tokens, ok),
+        "tokens_per_chunk": mean(tally.output_tokens, tally.chunks),
         "in_flight": tally.in_flight(stage.start, stage.end),
         "goodput": _goodput(tally, seconds),
         "ttft": _spread(tally.ttfts),
@@ -63,7 +66,7 @@ def stage_summary(stage: Stage, tally: Tally) -> dict[str, Any]:
         "icl": _spread(tally.chunk_gaps),
         "e2e": _spread(tally.latencies),
         "send_lag": _spread(tally.send_lags),
-        "loop_lag": _spread(tally.loop_lags),
+        "loop_lag": _spread(tally.loop_lags) or _kept(stage, "loop_lag"),
         "verdicts": [
             {"name": v.name, "ok": v.ok, "checked": v.checked, "says": v.says}
             for v in stage.verdicts
@@ -154,7 +157,7 @@ def _rates(stage: dict[str, Any]) -> list[str]:
         _number(stage["output_tokens_per_second"]),
         _number(stage["in_flight"]),
         *(_ms(stage[name], "p99") for name in ("send_lag", "loop_lag")),
-        "ok" if stage["good"] else ", ".join(failed) or "cut short",
+        "ok" if stage["good"] else "failed " + ", ".join(failed) if failed else "cut short",
     ]
 
 
@@ -167,6 +170,12 @@ def _spread(values: Sequence[float]) -> dict[str, float] | None:
         return None
     quantiles = {f"p{q * 100:g}": quantile(values, q) or 0.0 for q in QUANTILES}
     return {"mean": sum(values) / len(values), **quantiles, "n": len(values)}
+
+
+def _kept(stage: Stage, name: str) -> dict[str, float] | None:
+    """The p99 that a verdict saw, where the readings themselves are gone."""
+    seen = [v.seen for v in stage.verdicts if v.name == name and v.seen is not None]
+    return {"p99": seen[0]} if seen else None
 
 
 def _triple(spread: dict[str, float] | None) -> str:

@@ -39,8 +39,8 @@ class Tally:
     dues: array[float] = field(default_factory=_floats)
     endeds: array[float] = field(default_factory=_floats)
     measured_stays: array[float] = field(default_factory=_floats)
-    prompt_tokens: int = 0
-    output_tokens: int = 0
+    prompt_tokens: int | None = 0  # None once a request's count is not known
+    output_tokens: int | None = 0
     chunks: int = 0
     cached_tokens: int = 0
     token_pairs: list[tuple[int, int]] = field(default_factory=list)
@@ -74,8 +74,8 @@ class Tally:
         self.chunk_gaps.extend(gaps)
         if record.chunks == record.output_tokens:
             self.token_gaps.extend(gaps)
-        self.prompt_tokens += record.prompt_tokens or 0
-        self.output_tokens += record.output_tokens or 0
+        self.prompt_tokens = _sum(self.prompt_tokens, record.prompt_tokens)
+        self.output_tokens = _sum(self.output_tokens, record.output_tokens)
         self.chunks += record.chunks
         if record.server is not None:
             self.cached_tokens += record.server.cached_prompt_tokens or 0
@@ -109,3 +109,7 @@ class Tally:
             cached_tokens=self.cached_tokens,
             failures=completions - self.outcomes["ok"],
         )
+
+
+def _sum(so_far: int | None, more: int | None) -> int | None:
+    return None if so_far is None or more is None else so_far + more

@@ -114,9 +114,9 @@ def test_the_guide_explains_every_series():
         ("gpu_interval: .nan", "gpu_interval: Input should be a finite number"),
         ("host_interval: 0", "host_interval: Input should be greater than or equal to 0.1"),
         ("port: 70000", "port: Input should be less than or equal to 65535"),
-        ("address: nowhere", "address: Value error, an IPv4 address or 'localhost' is wanted"),
-        ("host_probe: false\ngpu_probe: false", "gpu_probe: Value error, host_probe and gpu_"),
-        ("gpu_probe: false\nrequire_gpu: true", "require_gpu: Value error, needs gpu_probe"),
+        ("address: nowhere", "address: an IPv4 address or 'localhost' is wanted"),
+        ("host_probe: false\ngpu_probe: false", "gpu_probe: host_probe and gpu_"),
+        ("gpu_probe: false\nrequire_gpu: true", "require_gpu: needs gpu_probe"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line_with_field_and_remedy(tmp_path, document, message):
