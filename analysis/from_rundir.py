@@ -22,7 +22,8 @@ def table_from_run(run: Run) -> Table:
     the stage lines. Stages that never finished are named in `missing`, not guessed."""
     stages = _numbered(run)
     rows = _rows(run, stages)
-    missing = _missing(run, {stage.key for stage in stages.values()})
+    rated = {stage.key for stage in run.stages if stage.key.request_rate is not None}
+    missing = _missing(run, rated | {stage.key for stage in stages.values()})
     return Table(
         key=_key(run),
         runs=[run.manifest.run],
@@ -60,7 +61,11 @@ def _numbered(run: Run) -> dict[int, Stage]:
     for stage in run.stages:
         if stage.stage in stages:
             raise DataError(f"{run.path}: stage {stage.stage} is there twice in stages.jsonl")
-        if stage.complete or stage.end > stage.start:
+        if stage.key.request_rate is not None:
+            run.warnings.append(
+                f"stage {stage.stage} ({stage.key.level}) is an open loop: no point of X(N)"
+            )
+        elif stage.complete or stage.end > stage.start:
             _check_window(run, stage)
             stages[stage.stage] = stage
     _check_one_shape(run)

@@ -15,7 +15,8 @@ from contract.shape import conform
 
 # History of the schema. Every version stays readable; tests/golden/runs holds a run of each.
 #   1  2026-11-20  first version
-SCHEMA_VERSION = 1
+#   2  2026-11-20  records: retries, connect, stamps, counted_chunks; stage keys: request_rate
+SCHEMA_VERSION = 2
 
 OUTCOMES = (
     "ok",  # complete: a finish reason was seen
@@ -32,6 +33,8 @@ PHASES = ("warmup", "measured", "drain")
 
 Phase = Literal["warmup", "measured", "drain"]
 CountSource = Literal["server", "tokenizer"]
+# Who stamped the arrival of bytes: the kernel as they came in, or this process as it read them.
+StampSource = Literal["kernel", "user"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +53,15 @@ class ServerFacts:
     cuda_ms: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: one is made per request, and freezing triples what that costs.
+@dataclass(slots=True)
 class RequestRecord:
     """One request from the instant it was due to the instant its outcome was known.
 
     due <= sent <= first_token <= last_token <= ended, where present. Latency is
-    `last_token - due`; the generator's own lag is `sent - due`.
+    `last_token - due`; the generator's own lag is `sent - due`. `connect` are the seconds of
+    opening a connection, absent where one was there; `counted_chunks` is what counting event
+    ends gave, where decoding them gave something else.
     """
 
     run: str
@@ -81,6 +87,10 @@ class RequestRecord:
     status: int | None = None
     error: str | None = None
     server: ServerFacts | None = None
+    retries: int = 0
+    connect: float | None = None
+    stamps: StampSource | None = None
+    counted_chunks: int | None = None
 
     @property
     def latency(self) -> float | None:
@@ -107,7 +117,17 @@ class RequestRecord:
 
     def to_json(self) -> dict[str, Any]:
         """The record as a plain dict without its absent fields."""
-        return _compact(asdict(self))
+        line = {}
+        for name in RequestRecord.__slots__:
+            value = getattr(self, name)
+            if value is not None and value != []:
+                line[name] = value
+        if not self.retries:
+            del line["retries"]
+        if self.server is not None:
+            known = ((name, getattr(self.server, name)) for name in ServerFacts.__slots__)
+            line["server"] = {name: value for name, value in known if value is not None}
+        return line
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Self:
@@ -257,10 +277,3 @@ class Manifest:
         if not all(isinstance(gpu.get("name"), str) for gpu in values["gpus"]):
             raise ValueError("gpus: every one has a name")
         return cls(**values)
-
-
-def _compact(line: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in line.items() if value is not None and value != []}
-    if isinstance(kept.get("server"), dict):
-        kept["server"] = {n: v for n, v in kept["server"].items() if v is not None}
-    return kept

@@ -178,7 +178,7 @@ def replace_json(path: Path, document: dict[str, Any]) -> None:
 
 
 def _append_line(descriptor: int, document: dict[str, Any], path: Path) -> None:
-    line = json.dumps(document, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    line = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
     try:
         written = os.write(descriptor, line)
         while written < len(line):

@@ -21,6 +21,7 @@ from contract.exporter import Instruments, MetricsServer
 from contract.records import Manifest, RequestRecord, RunStatus
 from contract.rundir import RunWriter
 from loadgen.backends.base import Backend, Target
+from loadgen.close import close_files
 from loadgen.config import RunConfig
 from loadgen.engine import Source, StagePlan, StageRun
 from loadgen.facts import manifest_of
@@ -123,6 +124,7 @@ class Conduct:
         finally:
             watcher.cancel()
             self._end(status, note)
+            await self._close_files()
             if self.interrupted is None:
                 await self._linger()
 
@@ -190,6 +192,17 @@ class Conduct:
                 {**run_summary(self.manifest, self.summaries), "status": status}
             )
             self._writer.close(status, time.time(), note or None)
+
+    async def _close_files(self) -> None:
+        """Columns, slices and flat tables, while /metrics still answers; none is worth the run."""
+        if self.path is None:
+            return
+        try:
+            warnings = await asyncio.to_thread(close_files, self.path)
+        except DataError as error:
+            warnings = [str(error)]
+        for warning in warnings:
+            self.said(f"warning: {warning}")
 
     async def _linger(self) -> None:
         """Stay until two scrapes saw the last record, if anybody scrapes at all."""

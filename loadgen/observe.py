@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
 
 from contract.commandline import VERSION
 from contract.exporter import Instruments
 from contract.records import OUTCOMES, PHASES, Manifest, RequestRecord, Stage, StageKey
+
+# The histograms of measured requests that ended ok, and their values, in one order.
+SECONDS = (
+    "request_duration_seconds",
+    "time_to_first_token_seconds",
+    "time_per_output_token_seconds",
+    "send_lag_seconds",
+)
+SECONDS_OF = attrgetter("latency", "ttft", "tpot", "send_lag")
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """The instruments of one number of agents, by phase (and outcome)."""
+
+    requests: dict[tuple[str, str], Any]
+    prompt_tokens: dict[str, Any]
+    output_tokens: dict[str, Any]
+    seconds: tuple[Any, ...]
 
 
 class Observer:
@@ -26,24 +47,28 @@ class Observer:
             version=VERSION,
         ).set(1)
         instruments["run_start_timestamp_seconds"].labels(self._run).set(manifest.epoch_unix)
-        self._born_at_zero(manifest.planned)
+        self._levels = {
+            agents: self._level(agents) for agents in {key.agents for key in manifest.planned}
+        }
 
-    def _born_at_zero(self, planned: Sequence[StageKey]) -> None:
-        """A series first seen at 1 never shows in increase(): create every label set now."""
-        for agents in {key.agents for key in planned}:
-            level = (*self._labels, str(agents))
-            for phase in PHASES:
-                for outcome in OUTCOMES:
-                    self._show["requests_total"].labels(*level, phase, outcome)
-                self._show["prompt_tokens_total"].labels(*level, phase)
-                self._show["output_tokens_total"].labels(*level, phase)
-            for name in (
-                "request_duration_seconds",
-                "time_to_first_token_seconds",
-                "time_per_output_token_seconds",
-                "send_lag_seconds",
-            ):
-                self._show[name].labels(*level)
+    def _level(self, agents: int) -> _Level:
+        """The series of one level. A series first seen at 1 never shows in increase(): every
+        label set is created now, and looked up never again."""
+        level = (*self._labels, str(agents))
+        requests = self._show["requests_total"]
+        return _Level(
+            requests={
+                (phase, outcome): requests.labels(*level, phase, outcome)
+                for phase in PHASES
+                for outcome in OUTCOMES
+            },
+            prompt_tokens=self._by_phase("prompt_tokens_total", level),
+            output_tokens=self._by_phase("output_tokens_total", level),
+            seconds=tuple(self._show[name].labels(*level) for name in SECONDS),
+        )
+
+    def _by_phase(self, name: str, level: tuple[str, ...]) -> dict[str, Any]:
+        return {phase: self._show[name].labels(*level, phase) for phase in PHASES}
 
     def opened(self, stage: int, key: StageKey, start: float) -> None:
         """A stage's measured window opened at `start` seconds since the epoch."""
@@ -67,20 +92,14 @@ class Observer:
 
     def record(self, record: RequestRecord) -> None:
         """One request ended."""
-        level = (*self._labels, str(record.agents))
-        self._show["requests_total"].labels(*level, record.phase, record.outcome).inc()
+        level = self._levels[record.agents]
+        level.requests[record.phase, record.outcome].inc()
         if record.outcome != "ok":
             return
-        phased = (*level, record.phase)
-        self._show["prompt_tokens_total"].labels(*phased).inc(record.prompt_tokens or 0)
-        self._show["output_tokens_total"].labels(*phased).inc(record.output_tokens or 0)
+        level.prompt_tokens[record.phase].inc(record.prompt_tokens or 0)
+        level.output_tokens[record.phase].inc(record.output_tokens or 0)
         if record.phase != "measured":
             return
-        for name, seconds in (
-            ("request_duration_seconds", record.latency),
-            ("time_to_first_token_seconds", record.ttft),
-            ("time_per_output_token_seconds", record.tpot),
-            ("send_lag_seconds", record.send_lag),
-        ):
+        for series, seconds in zip(level.seconds, SECONDS_OF(record), strict=True):
             if seconds is not None:
-                self._show[name].labels(*level).observe(seconds)
+                series.observe(seconds)

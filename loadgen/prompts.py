@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import cache
 
 from loadgen.backends.base import Request, Tokenizer
 from loadgen.conversations import NO_PREFIX, SALT_WORDS, SharedPrefix
 from loadgen.conversations import NONCE_WORDS as NUMBER_WORDS
+from loadgen.draws import key
 from loadgen.lengths import Lengths
 from loadgen.words import WORDS, nonce
 
 LEAST_TOKENS = NUMBER_WORDS + SALT_WORDS
 ADJUSTMENTS = 8
+LONG_TEXT = 65_537  # words; a prime, so that places wrap at odd steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +41,7 @@ class PromptSource:
         number = numbered(stage, agent, seq)
         tokens = self.isl.draw(self.seed, "isl", number)
         words = self.prefix.words(self.seed, number) + self.unique(number)
-        rng = random.Random(self.seed * 1_000_003 + number)
-        words += rng.choices(WORDS, k=max(0, tokens - len(words)))
+        words += filler(self.seed, number, tokens - len(words))
         text = " ".join(words[:tokens])
         if self.tokenizer is not None:
             text = fit_to_budget(text, tokens, self.tokenizer)
@@ -48,6 +50,24 @@ class PromptSource:
     def unique(self, number: int) -> list[str]:
         """Five words that no other request of this or another run begins with."""
         return [*nonce(number, NUMBER_WORDS), *nonce(self.salt, SALT_WORDS)]
+
+
+def filler(seed: int, number: int, words: int) -> list[str]:
+    """`words` words out of one long random text of the seed, from a place that `number` names.
+
+    Drawing every word anew would cost more than sending the request.
+    """
+    text = _long_text(seed)
+    at = key(seed, "filler", number) % len(text)
+    found = text[at : at + max(0, words)]
+    while len(found) < words:
+        found += text[: words - len(found)]
+    return found
+
+
+@cache
+def _long_text(seed: int) -> list[str]:
+    return random.Random(seed).choices(WORDS, k=LONG_TEXT)
 
 
 def numbered(stage: int, agent: int, seq: int) -> int:

@@ -11,18 +11,18 @@ from loadgen.engine import StagePlan, StageRun
 from loadgen.lengths import parse_lengths
 from loadgen.saturation import saturation_verdict
 from loadgen.verdicts import verdicts
-from loadgen.workload import loads
+from loadgen.workload import levels
 
 
 def plans(config: RunConfig, backend: str, model: str) -> Iterator[StagePlan]:
     """The stages in order: all levels, then all levels again for every repeat."""
-    driven = [load for _, _, load in loads(config)] * config.repeats
-    for number, (key, load) in enumerate(zip(keys(config, backend, model), driven, strict=True), 1):
+    driven = zip(keys(config, backend, model), levels(config), strict=True)
+    for number, (key, level) in enumerate(driven, 1):
         warmup = config.warmup_requests
         yield StagePlan(
             number=number,
             key=key,
-            load=load,
+            load=level.load,
             warmup=key.agents if warmup is None else warmup,
             seconds=config.duration,
             requests=config.request_count,
@@ -37,9 +37,16 @@ def keys(config: RunConfig, backend: str, model: str) -> list[StageKey]:
     """The cells of the run in the order they will be driven."""
     isl, osl = (round(parse_lengths(text).mean) for text in (config.isl, config.osl))
     return [
-        StageKey(backend, model, agents, isl, osl, repeat=repeat, request_rate=rate)
-        for repeat in range(config.repeats)
-        for agents, rate, _ in loads(config)
+        StageKey(
+            backend,
+            model,
+            level.agents,
+            isl,
+            osl,
+            repeat=level.repeat,
+            request_rate=level.request_rate,
+        )
+        for level in levels(config)
     ]
 
 

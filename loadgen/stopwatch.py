@@ -10,11 +10,9 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, overload
+from typing import overload
 
-from contract.records import CountSource, Phase, RequestRecord, ServerFacts
-
-StampSource = Literal["user", "kernel"]
+from contract.records import CountSource, Phase, RequestRecord, ServerFacts, StampSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +140,10 @@ def record(watch: Stopwatch, facts: Facts, ids: Ids, phase: Phase, ended: float)
         status=facts.status,
         error=facts.error[:ERROR_CHARACTERS] if facts.error else None,
         server=facts.server,
+        retries=facts.retries,
+        connect=facts.connect,
+        stamps=facts.stamps,
+        counted_chunks=facts.counted,
     )
 
 

@@ -13,6 +13,7 @@ from loadgen.backends.base import Request, Tokenizer
 from loadgen.config import RunConfig
 from loadgen.conversations import Conversations, SharedPrefix, Turn, block_words, messages
 from loadgen.datasets import Sample, read_dataset
+from loadgen.draws import key
 from loadgen.engine import Load, Source
 from loadgen.lengths import Lengths, fixed, parse_lengths
 from loadgen.loops import Closed, Open
@@ -111,20 +112,38 @@ def source_of(config: RunConfig, salt: int, tokenizer: Tokenizer | None) -> Sour
     return prompts
 
 
-def loads(config: RunConfig) -> list[tuple[int, float | None, Load]]:
-    """Per stage: agents (0: an open loop), requests/s on average (None: a closed one), load."""
-    if not config.open:
-        think = _think(parse_think(config.think, "--think"), config.seed)
-        return [(agents, None, Closed(agents, think)) for agents in config.agents]
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One stage's load: 0 agents and a mean rate in requests/s for an open loop."""
+
+    repeat: int
+    agents: int
+    request_rate: float | None
+    load: Load
+
+
+def levels(config: RunConfig) -> list[Level]:
+    """The loads of all stages in order; no two of them draw the same chances."""
+    found = []
+    for repeat in range(config.repeats):
+        seeds = (key(config.seed, "stage", repeat, place) for place in itertools.count())
+        found += [Level(repeat, *level) for level in _levels(config, seeds)]
+    return found
+
+
+def _levels(config: RunConfig, seeds: Iterator[int]) -> Iterator[tuple[int, float | None, Load]]:
     most = config.max_concurrency
-    if config.trace is not None:
+    if not config.open:
+        law = parse_think(config.think, "--think")
+        for agents in config.agents:
+            yield agents, None, Closed(agents, _think(law, next(seeds)))
+    elif config.trace is not None:
         instants = [row.at for row in trace_of(config)]
         rate = len(instants) / instants[-1] if instants[-1] > 0 else float(len(instants))
-        return [(0, rate, Open(tuple(trace_dues(instants)), most))]
-    return [
-        (0, _mean_rate(schedule.stages), Open(Dues(schedule, config.seed), most))
-        for schedule in config.schedules()
-    ]
+        yield 0, rate, Open(tuple(trace_dues(instants)), most)
+    else:
+        for schedule in config.schedules():
+            yield 0, _mean_rate(schedule.stages), Open(Dues(schedule, next(seeds)), most)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from loadgen.stopwatch import Facts, StampSource, Stopwatch
+from contract.records import StampSource
+from loadgen.stopwatch import Facts, Stopwatch
 
 
 class Tokenizer(Protocol):

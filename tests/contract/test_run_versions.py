@@ -43,4 +43,10 @@ def test_records_are_ordered_in_time_and_phases_follow_the_window(folder):
             record.last_token - record.first_token, abs=1e-5
         )
         start, end = windows[record.stage]
-        assert (record.phase == "measured") == (start < record.ended < end)
+        # The very request whose end opens the window still is warm-up.
+        fits = {
+            "warmup": record.ended <= start,
+            "measured": start <= record.ended < end,
+            "drain": record.ended >= end,
+        }
+        assert fits[record.phase]
