@@ -18,9 +18,9 @@ from loadgen.backends import BACKENDS
 from loadgen.backends.base import Backend, Request, Target
 from loadgen.backends.surveyed import Surveyed
 from loadgen.config import RunConfig
-from loadgen.lengths import fixed
-from loadgen.prompts import LEAST_TOKENS, PromptSource
 from loadgen.stopwatch import Facts, Stopwatch
+from loadgen.workload.lengths import fixed
+from loadgen.workload.prompts import LEAST_TOKENS, PromptSource
 
 SHORT_TOKENS, LONG_TOKENS, OUTPUT_TOKENS = 8, 256, 4
 CACHED_SHARE = 0.5  # of the prompt's tokens: less is a shared first token, or a block

@@ -21,16 +21,16 @@ from contract.exporter import Instruments, MetricsServer
 from contract.records import Manifest, RequestRecord, RunStatus
 from contract.rundir import RunWriter
 from loadgen.backends.base import Backend, Target
-from loadgen.close import close_files
 from loadgen.config import RunConfig
 from loadgen.engine import Source, StagePlan, StageRun
 from loadgen.facts import manifest_of
+from loadgen.files.close import close_files
 from loadgen.goodput import parse_goodput
 from loadgen.observe import Observer
 from loadgen.stages import plans, stage_of
 from loadgen.summary import run_summary, stage_summary
 from loadgen.tally import Tally
-from loadgen.workload import source_of
+from loadgen.workload.build import source_of
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAMPLING = 0.2  # seconds between readings of in-flight and loop lag for the view

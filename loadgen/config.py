@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from contract.errors import ConfigError
-from loadgen.backend_settings import CUSTOMARY, HfSettings, OllamaSettings, Settings
-from loadgen.lengths import parse_lengths
+from loadgen.backends.settings import CUSTOMARY, HfSettings, OllamaSettings, Settings
 from loadgen.load_settings import LoadSettings, PromptSettings, Seconds
 from loadgen.ranges import parse_levels
+from loadgen.workload.lengths import parse_lengths
 
 
 class RunConfig(PromptSettings, LoadSettings):

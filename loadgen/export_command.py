@@ -13,7 +13,7 @@ from contract.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from contract.records import Stage
     from contract.rundir import Run
-    from loadgen.export_vllm import Bench
+    from loadgen.files.export_vllm import Bench
 
 FORMATS = ("vllm", "csv", "parquet")
 _ABOUT = """\
@@ -60,7 +60,7 @@ def seconds(text: str) -> float:
 def metrics(text: str) -> tuple[str, ...]:
     """An argparse type: distinct names of vLLM's metrics."""
     from contract.errors import nearest
-    from loadgen.export_vllm import METRICS
+    from loadgen.files.export_vllm import METRICS
 
     names = tuple(text.split(","))
     for name in names:
@@ -96,7 +96,7 @@ def _derived(run: Run, arguments: argparse.Namespace) -> list[Path]:
     from tempfile import TemporaryDirectory
 
     from contract.parquet_file import PARQUET
-    from loadgen.close import FILES, METRICS_CSV, SUMMARY_CSV
+    from loadgen.files.close import FILES, METRICS_CSV, SUMMARY_CSV
 
     if run.status == "running":
         raise DataError(f"run {run.manifest.run} is still going: export it when it has ended")
@@ -117,7 +117,7 @@ def _derived(run: Run, arguments: argparse.Namespace) -> list[Path]:
 
 
 def _close(run: Run, arguments: argparse.Namespace, only: Sequence[str], into: Path) -> list[Path]:
-    from loadgen.close import MOST_IN_METRICS_CSV, close_files
+    from loadgen.files.close import MOST_IN_METRICS_CSV, close_files
 
     warnings = close_files(
         run.path,
@@ -134,7 +134,7 @@ def _close(run: Run, arguments: argparse.Namespace, only: Sequence[str], into: P
 
 
 def _vllm(run: Run, arguments: argparse.Namespace) -> list[Path]:
-    from loadgen.export_vllm import document, file_name
+    from loadgen.files.export_vllm import document, file_name
 
     stages = [s for s in run.stages if arguments.stage in (None, s.stage) and s.end > s.start]
     if not stages:
@@ -168,7 +168,7 @@ def _vllm(run: Run, arguments: argparse.Namespace) -> list[Path]:
 
 
 def _benches(run: Run, stages: list[Stage], *, detailed: bool) -> dict[int, Bench]:
-    from loadgen.export_vllm import Bench
+    from loadgen.files.export_vllm import Bench
     from loadgen.goodput import parse_goodput
 
     asked = run.manifest.config.get("goodput")
@@ -202,7 +202,7 @@ def _make(folder: Path) -> None:
 def _write(file: Path, document: dict[str, Any]) -> None:
     import json
 
-    from loadgen.parquet import beside, refused
+    from loadgen.files.parquet import beside, refused
 
     hidden = beside(file)
     try:

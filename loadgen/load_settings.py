@@ -11,11 +11,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from contract.config import StrictModel
 from contract.errors import LabError
-from loadgen.arrivals import Arrivals, RateStage, parse_rates, parse_stages
 from loadgen.goodput import parse_goodput
-from loadgen.lengths import parse_lengths
-from loadgen.prompts import LEAST_TOKENS
-from loadgen.think import parse_think
+from loadgen.workload.arrivals import Arrivals, RateStage, parse_rates, parse_stages
+from loadgen.workload.lengths import parse_lengths
+from loadgen.workload.prompts import LEAST_TOKENS
+from loadgen.workload.think import parse_think
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]

@@ -17,7 +17,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from contract.errors import ConfigError, TargetError, nearest
-from loadgen.words import WORDS
+from loadgen.workload.words import WORDS
 
 # Part of every folder's name: raise it when the same shape and seed shall give other files.
 BUILD_VERSION = 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from contract.commandline import say
 from contract.rundir import Run, find_run
-from loadgen.close import counted
+from loadgen.files.close import counted
 from loadgen.summary import table
 
 

@@ -8,10 +8,10 @@ from contract.records import Stage, StageKey, Verdict
 from contract.steady import mser5
 from loadgen.config import RunConfig
 from loadgen.engine import StagePlan, StageRun
-from loadgen.lengths import parse_lengths
 from loadgen.saturation import saturation_verdict
 from loadgen.verdicts import verdicts
-from loadgen.workload import levels
+from loadgen.workload.build import levels
+from loadgen.workload.lengths import parse_lengths
 
 
 def plans(config: RunConfig, backend: str, model: str) -> Iterator[StagePlan]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from loadgen.backends.base import Backend, Dialect
+    from loadgen.backends.families import Family
     from loadgen.config import RunConfig
-    from loadgen.families import Family
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class Entry:
 
 
 def _hf(config: RunConfig) -> Backend:
-    from loadgen.backend_settings import HfSettings
     from loadgen.backends.hf import HfBackend
+    from loadgen.backends.settings import HfSettings
 
     assert isinstance(config.backend, HfSettings)
     return HfBackend(config.model, device=config.backend.device, threads=config.backend.threads)
@@ -32,7 +32,7 @@ def _hf(config: RunConfig) -> Backend:
 
 def _server(config: RunConfig, dialect: Dialect, family: Family | None = None) -> Backend:
     """The wire client in one dialect, with what its family's own pages add."""
-    from loadgen.backend_settings import HfSettings
+    from loadgen.backends.settings import HfSettings
     from loadgen.backends.surveyed import Surveyed
     from loadgen.wire import ServerBackend
 
@@ -46,9 +46,9 @@ def _server(config: RunConfig, dialect: Dialect, family: Family | None = None) -
 
 
 def _openai(config: RunConfig) -> Backend:
-    from loadgen.backend_settings import ServerSettings
+    from loadgen.backends.families import vllm
     from loadgen.backends.openai import OpenAiDialect
-    from loadgen.families import vllm
+    from loadgen.backends.settings import ServerSettings
 
     settings = config.backend
     assert isinstance(settings, ServerSettings)
@@ -57,9 +57,9 @@ def _openai(config: RunConfig) -> Backend:
 
 
 def _ollama(config: RunConfig) -> Backend:
-    from loadgen.backend_settings import OllamaSettings
+    from loadgen.backends.families import ollama
     from loadgen.backends.ollama import OllamaDialect
-    from loadgen.families import ollama
+    from loadgen.backends.settings import OllamaSettings
 
     settings = config.backend
     assert isinstance(settings, OllamaSettings)
@@ -68,16 +68,16 @@ def _ollama(config: RunConfig) -> Backend:
 
 
 def _tgi(config: RunConfig) -> Backend:
+    from loadgen.backends.families import tgi
     from loadgen.backends.tgi import TgiDialect
-    from loadgen.families import tgi
 
     return _server(config, TgiDialect(), tgi())
 
 
 def _llama_server(config: RunConfig) -> Backend:
-    from loadgen.backend_settings import LlamaServerSettings
+    from loadgen.backends.families import llama_server
     from loadgen.backends.llama_server import LlamaServerDialect, LlamaServerOpenAiDialect
-    from loadgen.families import llama_server
+    from loadgen.backends.settings import LlamaServerSettings
 
     settings = config.backend
     assert isinstance(settings, LlamaServerSettings)

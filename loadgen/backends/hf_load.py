@@ -16,7 +16,7 @@ from contract.errors import TargetError
 from loadgen.backends.base import Target, Tokenizer
 from loadgen.backends.hf_engine import CudaMeter, Engine, HostMeter, out_of_memory
 from loadgen.local_models import model_folder, require_extra
-from loadgen.words import WordTokenizer
+from loadgen.workload.words import WordTokenizer
 
 _TOKENIZER_FILES = (
     "tokenizer.json",

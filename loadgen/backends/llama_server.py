@@ -13,9 +13,9 @@ import orjson
 
 from contract.records import ServerFacts
 from loadgen.backends.base import Request, WireRequest, WireResponse
+from loadgen.backends.fields import MILLISECOND, count, mapping, seconds
 from loadgen.backends.openai import OpenAiDialect, message
 from loadgen.backends.streams import Reading, read_sse
-from loadgen.fields import MILLISECOND, count, mapping, seconds
 from loadgen.stopwatch import Facts
 
 PATH = "/completion"

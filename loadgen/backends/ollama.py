@@ -20,9 +20,9 @@ import orjson
 
 from contract.records import ServerFacts
 from loadgen.backends.base import Request, WireRequest, WireResponse
+from loadgen.backends.fields import NANOSECOND, count, mapping, seconds, text
 from loadgen.backends.openai import excerpt
 from loadgen.backends.streams import Alike, Reading, known, read_ndjson
-from loadgen.fields import NANOSECOND, count, mapping, seconds, text
 from loadgen.stopwatch import Facts
 
 PATHS = {"generate": "/api/generate", "chat": "/api/chat"}

@@ -13,7 +13,7 @@ from typing import Any
 from contract.errors import TargetError
 from contract.records import ServerFacts
 from loadgen.backends.base import Dialect, Prepared, Request, Target
-from loadgen.families import Family, Page
+from loadgen.backends.families import Family, Page
 from loadgen.stopwatch import Facts, Stopwatch
 from loadgen.wire import ServerBackend, WireOptions
 

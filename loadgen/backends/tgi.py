@@ -12,9 +12,9 @@ from typing import Any
 import orjson
 
 from loadgen.backends.base import Request, WireRequest, WireResponse
+from loadgen.backends.fields import count, mapping, text
 from loadgen.backends.openai import excerpt
 from loadgen.backends.streams import Alike, Reading, read_sse
-from loadgen.fields import count, mapping, text
 from loadgen.stopwatch import Facts
 
 PATH = "/generate_stream"

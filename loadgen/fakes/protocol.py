@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from loadgen.fakes.slots import Visit
-from loadgen.words import WORDS
+from loadgen.workload.words import WORDS
 
 if TYPE_CHECKING:
     from loadgen.fakes.http import Call

@@ -23,7 +23,7 @@ from loadgen.backends.base import (
     WireRequest,
     WireResponse,
 )
-from loadgen.preflight import ModelFacts, Survey, absent, only_model
+from loadgen.backends.preflight import ModelFacts, Survey, absent, only_model
 from loadgen.stopwatch import Facts, PerMark, Stopwatch
 from loadgen.wire.answer import BODY_BUDGET, KEPT_BUDGET
 from loadgen.wire.exchange import WireClient

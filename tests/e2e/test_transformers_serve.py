@@ -20,7 +20,7 @@ def served_models(tmp_path_factory):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from loadgen.words import WORDS
+    from loadgen.workload.words import WORDS
 
     root = tmp_path_factory.mktemp("served")
     vocabulary = {word: i for i, word in enumerate([*WORDS, "<unk>", "<s>", "</s>"])}

@@ -45,7 +45,7 @@ def tokenizer(tmp_path):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from loadgen.words import WORDS
+    from loadgen.workload.words import WORDS
 
     vocabulary = {word: i for i, word in enumerate([*WORDS, "<unk>"])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))

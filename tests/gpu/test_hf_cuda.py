@@ -12,7 +12,7 @@ import pytest_asyncio
 from loadgen.backends.base import Request, Target
 from loadgen.backends.hf import HfBackend
 from loadgen.stopwatch import Facts, Stopwatch
-from loadgen.words import WORDS
+from loadgen.workload.words import WORDS
 
 pytestmark = pytest.mark.gpu
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from loadgen.arrivals import Arrivals, RateStage, shard, unit_arrivals
+from loadgen.workload.arrivals import Arrivals, RateStage, shard, unit_arrivals
 
 SEEDS, GAPS = 200, 2000
 LAWS = [("poisson", 1.0), *(("gamma", shape) for shape in (0.1, 0.25, 0.5, 1.0, 2.0, 4.0))]

@@ -11,8 +11,8 @@ from pyarrow import parquet
 
 from contract.errors import DataError
 from contract.records import OUTCOMES, PHASES, RequestRecord, ServerFacts
-from loadgen.columns import COLUMNS, cells
-from loadgen.parquet import ParquetSink
+from loadgen.files.columns import COLUMNS, cells
+from loadgen.files.parquet import ParquetSink
 
 number = st.floats(0, 1e6, allow_nan=False)
 whole = st.integers(0, 2**40)

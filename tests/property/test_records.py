@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from contract.records import OUTCOMES, RequestRecord, StageKey
 from loadgen.engine import StagePlan, StageRun
-from loadgen.lengths import fixed
 from loadgen.loops import Closed
-from loadgen.prompts import PromptSource
 from loadgen.stopwatch import Facts
+from loadgen.workload.lengths import fixed
+from loadgen.workload.prompts import PromptSource
 
 
 class Moody:

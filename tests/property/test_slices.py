@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.records import RequestRecord
-from loadgen.slices import Slices
+from loadgen.files.slices import Slices
 
 START, END = 5.0, 12.0
 instants = st.floats(0.0, 20.0).map(lambda value: round(value, 6))

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from contract.errors import ConfigError
-from loadgen.arrivals import (
+from loadgen.workload.arrivals import (
     Arrivals,
     RateStage,
     parse_rates,

@@ -13,7 +13,7 @@ from contract.errors import DataError
 from contract.parquet_file import JSONL_BYTES, is_current
 from contract.records import RequestRecord
 from contract.rundir import Run
-from loadgen.close import close_files
+from loadgen.files.close import close_files
 
 MADE = {"requests.parquet", "metrics.csv", "summary.csv", "summary.json"}
 WRITTEN = {"manifest.json", "requests.jsonl", "stages.jsonl"}
@@ -130,7 +130,7 @@ def test_without_pyarrow_the_rest_is_made(synthetic_run, tmp_path):
         "    def find_spec(cls, name, path=None, target=None):\n"
         "        return None if name == 'pyarrow' else PathFinder.find_spec(name, path, target)\n"
         "sys.meta_path[sys.meta_path.index(PathFinder)] = None_\n"
-        "from loadgen.close import close_files\n"
+        "from loadgen.files.close import close_files\n"
         "print(close_files(pathlib.Path(sys.argv[1])))\n"
     )
     done = subprocess.run(

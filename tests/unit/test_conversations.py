@@ -2,14 +2,14 @@
 
 import pytest
 
-from loadgen.conversations import (
+from loadgen.workload.conversations import (
     Conversations,
     SharedPrefix,
     block_words,
     messages,
 )
-from loadgen.lengths import parse_lengths
-from loadgen.think import parse_think
+from loadgen.workload.lengths import parse_lengths
+from loadgen.workload.think import parse_think
 
 PLAN = Conversations(
     turns=parse_lengths("3"),

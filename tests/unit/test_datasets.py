@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.errors import ConfigError, DataError
-from loadgen import json_array
-from loadgen.datasets import Message, Sample, read_dataset
+from loadgen.workload.build import json_array
+from loadgen.workload.datasets import Message, Sample, read_dataset
 
 
 def user(text, **more):

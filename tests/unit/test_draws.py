@@ -1,6 +1,6 @@
 from scipy import stats
 
-from loadgen.draws import uniform
+from loadgen.workload.draws import uniform
 
 
 def test_a_draw_depends_on_its_keys_alone():

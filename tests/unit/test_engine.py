@@ -8,10 +8,10 @@ import pytest
 from contract.errors import DataError
 from contract.records import StageKey
 from loadgen.engine import StagePlan, StageRun
-from loadgen.lengths import fixed
 from loadgen.loops import Closed, Open
-from loadgen.prompts import PromptSource
 from loadgen.stopwatch import Facts
+from loadgen.workload.lengths import fixed
+from loadgen.workload.prompts import PromptSource
 
 
 class Slots:

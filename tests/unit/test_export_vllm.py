@@ -9,7 +9,7 @@ import pytest
 from contract.errors import ConfigError, DataError
 from contract.records import RequestRecord
 from loadgen.cli import build_parser
-from loadgen.export_vllm import Bench, document, file_name
+from loadgen.files.export_vllm import Bench, document, file_name
 from loadgen.goodput import parse_goodput
 
 SETUP = [

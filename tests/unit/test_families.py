@@ -4,7 +4,7 @@ import pytest
 
 from contract.errors import TargetError
 from loadgen.backends.base import Target
-from loadgen.families import (
+from loadgen.backends.families import (
     Page,
     llama_server,
     ollama,
@@ -14,7 +14,7 @@ from loadgen.families import (
     tgi_model,
     vllm,
 )
-from loadgen.preflight import ModelFacts
+from loadgen.backends.preflight import ModelFacts
 
 TAGS = {
     "models": [

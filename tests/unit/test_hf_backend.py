@@ -18,7 +18,7 @@ from loadgen.backends.hf_engine import Decoding, Engine, HostMeter, Job, out_of_
 from loadgen.backends.hf_load import Settings, load
 from loadgen.local_models import LocalModel, ensure_built
 from loadgen.stopwatch import Facts, Stopwatch
-from loadgen.words import WORDS
+from loadgen.workload.words import WORDS
 
 PROMPT = " ".join(WORDS[:16])
 LONG = 900  # tokens: far more than any test waits for

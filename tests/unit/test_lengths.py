@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from contract.errors import ConfigError
-from loadgen.lengths import Lengths, parse_lengths, parse_scenario
+from loadgen.workload.lengths import Lengths, parse_lengths, parse_scenario
 
 DRAWS = 20_000
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from contract.records import RequestRecord, ServerFacts, StageKey
-from loadgen.metrics_csv import COLUMNS, MetricsTable
+from loadgen.files.metrics_csv import COLUMNS, MetricsTable
 
 HEADER = (
     "task_idx,scenario,backend,backend_kind,model,model_kind,params_millions,"

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
@@ -5,7 +6,8 @@ import pytest
 from analysis.planner.candidates import Asked, Candidate, catalog_candidates
 from analysis.planner.catalog import load_catalog
 from analysis.planner.latency import Batch, Server, Slot
-from analysis.planner.report import nothing_fits, what_would_do
+from analysis.planner.relax import Advice, Card, advise
+from analysis.planner.report import Answer, nothing_fits
 from analysis.planner.search import judge, replicas_for, search
 from analysis.planner.values import Value, derived, worst
 
@@ -18,12 +20,19 @@ def candidate(server: Server | None = None, hourly: float | None = 0.05, **field
     return Candidate(
         **{**defaults, **fields},
         server=server or Slot(0.5),
+        speed=pace,
         pace=pace,
         peak_tokens=pace,
         output_tokens=128.0,
         hourly=None if hourly is None else Value(hourly, "USD/h", "published"),
         quality=None,
     )
+
+
+def advised(candidates: list[Candidate], asked: Asked, cards: Sequence[Card] = ()) -> Advice:
+    fitting, missing = search(candidates, asked)
+    assert fitting == []
+    return advise(missing, asked, lambda _: candidates, cards)
 
 
 def with_quality(score: float, **fields: object) -> Candidate:
@@ -107,9 +116,7 @@ def test_memory_gate_looks_at_the_upper_bound() -> None:
 def test_what_would_do_does() -> None:
     server = Slot(0.5)
     asked = ASKED._replace(rate=2.0, slo=0.7, budget=80.0)
-    fitting, missing = search([candidate(server)], asked)
-    assert fitting == []
-    budget, slo = what_would_do(missing, asked)
+    budget, slo = advised([candidate(server)], asked).hints
     assert budget.startswith("--budget 468 USD/month would do")
     assert slo.startswith("--latency-slo 1526 ms would do")
     assert search([candidate(server)], asked._replace(budget=468.0))[0]
@@ -119,10 +126,56 @@ def test_what_would_do_does() -> None:
 
 def test_two_gates_missed_are_named_together() -> None:
     asked = ASKED._replace(slo=0.4, budget=1.0)
-    _, missing = search([candidate()], asked)
-    said = nothing_fits(missing, [], asked)
-    assert "--latency-slo" in said
-    assert "and --budget 36 USD/month would do" in said
+    advice = advised([candidate()], asked)
+    said = nothing_fits(Answer([], [], [], advice))
+    assert "; --latency-slo 1044 ms and --budget 36 USD/month would do (m q on e, h)" in said
+
+
+def test_a_change_that_alone_lets_nothing_through_is_not_named() -> None:
+    """Memory hides the other gates: on a larger card the budget is missed all the same."""
+    need = Value(19e9, "byte", "fitted", high=20e9)
+    limit = Value(12e9, "byte", "published")
+    large = candidate()._replace(server=None, memory=need, memory_limit=limit, model="large")
+    asked = ASKED._replace(budget=1.0)
+    advice = advised([large, candidate()], asked, [Card("roomy", 0.9)])
+    assert advice.hints == ("--budget 36 USD/month would do (m q on e, h)",)
+    assert advice.nearest is not None
+    assert advice.nearest.candidate.model == "m"
+
+
+def test_the_cheapest_card_that_does_is_named() -> None:
+    need = Value(19e9, "byte", "fitted", high=20e9)
+
+    def offers(asked: Asked) -> list[Candidate]:
+        size = {"roomy": 24e9, "large": 80e9}.get(asked.hardware, 12e9)
+        fits = size > 20e9
+        large = candidate(hardware=asked.hardware)._replace(
+            memory=need, memory_limit=Value(size, "byte", "published")
+        )
+        return [large if fits else large._replace(server=None)]
+
+    cards = [Card("large", 1.6), Card("roomy", 0.04), Card("small", 0.02)]
+    _, missing = search(offers(ASKED), ASKED)
+    advice = advise(missing, ASKED, offers, cards)
+    assert advice.hints == ('--hardware "roomy" would do (m q on e, roomy)',)
+    tight = ASKED._replace(budget=1.0)
+    _, missing = search(offers(tight), tight)
+    both = '--hardware "roomy" and --budget 36 USD/month would do (m q on e, roomy)'
+    assert advise(missing, tight, offers, cards).hints == (both,)
+
+
+def test_a_quality_that_would_do_is_not_rounded_up() -> None:
+    asked = ASKED._replace(quality=0.9)
+    [hint] = advised([with_quality(0.5388)], asked).hints
+    assert hint.startswith("--quality-target 0.538 would do")
+
+
+def test_disputed_values_are_named_where_only_they_would_do() -> None:
+    def offers(asked: Asked) -> list[Candidate]:
+        return [candidate()] if asked.include_disputed else []
+
+    advice = advise([], ASKED, offers, [])
+    assert advice == Advice(None, ("--include-disputed would do (m q on e, h)",))
 
 
 def test_reference_answer() -> None:

@@ -1,6 +1,6 @@
-from loadgen.lengths import fixed
-from loadgen.prompts import PromptSource, fit_to_budget
-from loadgen.words import WORDS, WordTokenizer, nonce
+from loadgen.workload.lengths import fixed
+from loadgen.workload.prompts import PromptSource, fit_to_budget
+from loadgen.workload.words import WORDS, WordTokenizer, nonce
 
 
 def source(**changes):

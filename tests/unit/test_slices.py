@@ -3,7 +3,7 @@
 import pytest
 
 from contract.records import RequestRecord
-from loadgen.slices import Slices, slice_seconds
+from loadgen.files.slices import Slices, slice_seconds
 
 
 def record(due, ended, *, phase="measured", outcome="ok", tokens=10, first=None):

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from contract.errors import ConfigError
-from loadgen.think import ThinkTime, parse_think
+from loadgen.workload.think import ThinkTime, parse_think
 
 
 @pytest.mark.parametrize(

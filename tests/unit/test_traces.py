@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 
 from contract.errors import ConfigError, DataError
-from loadgen.traces import TraceRow, read_trace
+from loadgen.workload.traces import TraceRow, read_trace
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:46.6805900,374,44

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import cache
 
 from loadgen.backends.base import Request, Tokenizer
-from loadgen.conversations import NO_PREFIX, SALT_WORDS, SharedPrefix
-from loadgen.conversations import NONCE_WORDS as NUMBER_WORDS
-from loadgen.draws import key
-from loadgen.lengths import Lengths
-from loadgen.words import WORDS, nonce
+from loadgen.workload.conversations import NO_PREFIX, SALT_WORDS, SharedPrefix
+from loadgen.workload.conversations import NONCE_WORDS as NUMBER_WORDS
+from loadgen.workload.draws import key
+from loadgen.workload.lengths import Lengths
+from loadgen.workload.words import WORDS, nonce
 
 LEAST_TOKENS = NUMBER_WORDS + SALT_WORDS
 ADJUSTMENTS = 8

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from contract.errors import ConfigError, DataError, nearest
-from loadgen.json_array import elements
-from loadgen.line_files import json_lines, opened, read_field, whole
+from loadgen.workload.json_array import elements
+from loadgen.workload.line_files import json_lines, opened, read_field, whole
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _ASKING, _ANSWERING = ("human", "user"), ("gpt", "assistant", "chatgpt", "bing", "bard")

@@ -8,18 +8,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from contract.errors import ConfigError
-from loadgen.arrivals import Arrivals, RateStage, trace_dues
 from loadgen.backends.base import Request, Tokenizer
 from loadgen.config import RunConfig
-from loadgen.conversations import Conversations, SharedPrefix, Turn, block_words, messages
-from loadgen.datasets import Sample, read_dataset
-from loadgen.draws import key
 from loadgen.engine import Load, Source
-from loadgen.lengths import Lengths, fixed, parse_lengths
 from loadgen.loops import Closed, Open
-from loadgen.prompts import LEAST_TOKENS, PromptSource, fit_to_budget, numbered
-from loadgen.think import NO_PAUSE, ThinkTime, parse_think
-from loadgen.traces import TraceRow, read_trace
+from loadgen.workload.arrivals import Arrivals, RateStage, trace_dues
+from loadgen.workload.conversations import Conversations, SharedPrefix, Turn, block_words, messages
+from loadgen.workload.datasets import Sample, read_dataset
+from loadgen.workload.draws import key
+from loadgen.workload.lengths import Lengths, fixed, parse_lengths
+from loadgen.workload.prompts import LEAST_TOKENS, PromptSource, fit_to_budget, numbered
+from loadgen.workload.think import NO_PAUSE, ThinkTime, parse_think
+from loadgen.workload.traces import TraceRow, read_trace
 
 # A dataset is kept in memory: what lies beyond is left out, and said so in the manifest.
 MOST_SAMPLES = 100_000

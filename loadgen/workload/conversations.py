@@ -10,10 +10,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadgen.draws import key
-from loadgen.lengths import Lengths
-from loadgen.think import NO_PAUSE, ThinkTime
-from loadgen.words import WORDS, nonce
+from loadgen.workload.draws import key
+from loadgen.workload.lengths import Lengths
+from loadgen.workload.think import NO_PAUSE, ThinkTime
+from loadgen.workload.words import WORDS, nonce
 
 NONCE_WORDS, SALT_WORDS = 3, 2
 MOONCAKE_BLOCK = 512

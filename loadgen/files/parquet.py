@@ -11,7 +11,7 @@ from typing import Any
 from contract.errors import DataError
 from contract.parquet_file import JSONL_BYTES, SCHEMA
 from contract.records import SCHEMA_VERSION, RequestRecord
-from loadgen.columns import COLUMNS, Column, cells
+from loadgen.files.columns import COLUMNS, Column, cells
 
 MOST_RECORDS = 16_384  # in a row group
 MOST_GAPS = 1_000_000  # so that long answers do not make a batch large

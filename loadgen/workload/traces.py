@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from contract.errors import ConfigError, DataError, nearest
-from loadgen.line_files import csv_rows, decimal, json_lines, opened, read_field, whole
+from loadgen.workload.line_files import csv_rows, decimal, json_lines, opened, read_field, whole
 
 Unit = Literal["s", "ms", "us", "ns"]
 PER_SECOND: dict[str, int] = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from contract.errors import ConfigError
-from loadgen.draws import uniform
+from loadgen.workload.draws import uniform
 
 MOST = 10_000_000
 ALLOWED = (

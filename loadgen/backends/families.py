@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from loadgen.backends.base import Target
-from loadgen.fields import count, entries, mapping, text
-from loadgen.preflight import ModelFacts, Survey, absent
+from loadgen.backends.fields import count, entries, mapping, text
+from loadgen.backends.preflight import ModelFacts, Survey, absent
 
 _MAGNITUDES = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from contract.errors import ConfigError
-from loadgen.draws import uniform
+from loadgen.workload.draws import uniform
 
 LONGEST_THINK, MOST_SIGMA = 86_400.0, 5.0
 ALLOWED_THINK = (

@@ -21,10 +21,10 @@ from contract.errors import DataError
 from contract.parquet_file import PARQUET
 from contract.records import RequestRecord
 from contract.rundir import REQUESTS, SUMMARY, Run, replace_json
-from loadgen import slices, summary_csv
+from loadgen.files import slices, summary_csv
+from loadgen.files.metrics_csv import MetricsTable, keys_of
+from loadgen.files.parquet import ParquetSink, beside, refused
 from loadgen.goodput import parse_goodput
-from loadgen.metrics_csv import MetricsTable, keys_of
-from loadgen.parquet import ParquetSink, beside, refused
 from loadgen.summary import run_summary, stage_summary
 from loadgen.tally import Tally
 
