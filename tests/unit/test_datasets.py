@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.errors import ConfigError, DataError
-from loadgen.workload.build import json_array
+from loadgen.workload import json_array
 from loadgen.workload.datasets import Message, Sample, read_dataset
 
 
