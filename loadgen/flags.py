@@ -23,6 +23,9 @@ PLAIN = (
 # Flags of the backend's own settings -> the backends that have them.
 ONLY_FOR = {
     "base_url": SERVERS,
+    "client": SERVERS,
+    "stamps": SERVERS,
+    "headers": SERVERS,
     "endpoint": ("openai", "vllm", "ollama", "llama-server"),
     "device": ("hf",),
     "threads": ("hf",),
@@ -46,6 +49,10 @@ def add_target_flags(parser: argparse.ArgumentParser) -> None:
     flag("--endpoint", choices=ENDPOINTS,
          help="openai, vllm: completions (default), chat; ollama: generate (default), chat; "
               "llama-server: native (default), completions, chat")  # fmt: skip
+    flag("--header", action="append", dest="headers", metavar="NAME:VALUE",
+         help="servers: one more header; $VARIABLE comes from the environment")  # fmt: skip
+    flag("--client", choices=("wire", "aiohttp"), help="servers: our HTTP client, or the stock one")
+    flag("--stamps", choices=("kernel", "user"), help="servers: who stamps arrivals, where it can")
     flag("--device", choices=("auto", "cpu", "cuda"), help="hf: where the model runs")
     flag("--threads", type=integer(at_least=1, at_most=1024), help="hf: CPU threads (default 1)")
     flag("--keep-alive", metavar="T",

@@ -51,7 +51,7 @@ def resolve(arguments: argparse.Namespace) -> RunConfig:
     for name in (*flags.PLAIN, *flags.ONLY_FOR):
         value = getattr(arguments, name, None)
         if value is not None:
-            _put(document, name, " ".join(value) if isinstance(value, list) else value)
+            _put(document, name, _read(name, value))
     return validate(RunConfig, document, where=file or "")
 
 
@@ -73,6 +73,17 @@ def _name_backend(given: str | None, document: dict[str, Any]) -> None:
             f"--backend: '{kind}' is unknown, allowed: {', '.join(BACKENDS)}"
             f"{nearest(kind, BACKENDS)}"
         )
+
+
+def _read(name: str, value: Any) -> Any:
+    """A flag that may be given several times, as the configuration holds it."""
+    if name == "headers":
+        pairs = [part.partition(":") for part in value]
+        wrong = [header for header, colon, _ in pairs if not colon]
+        if wrong:
+            raise ConfigError(f"--header: '{wrong[0]}' has no colon, allowed: NAME:VALUE")
+        return {header.strip(): text.strip() for header, _, text in pairs}
+    return " ".join(value) if isinstance(value, list) else value
 
 
 def _put(document: dict[str, Any], name: str, value: Any) -> None:

@@ -32,17 +32,21 @@ def _hf(config: RunConfig) -> Backend:
 
 def _server(config: RunConfig, dialect: Dialect, family: Family | None = None) -> Backend:
     """The wire client in one dialect, with what its family's own pages add."""
+    import os
+
     from loadgen.backends.settings import HfSettings
     from loadgen.backends.surveyed import Surveyed
-    from loadgen.wire import ServerBackend
+    from loadgen.wire import ServerBackend, WireOptions
 
     settings = config.backend
     assert not isinstance(settings, HfSettings)
     entry = BACKENDS[settings.kind]
     url = settings.base_url or str(entry.address)
+    headers = settings.header_values(os.environ)
+    options = WireOptions(client=settings.client, stamps=settings.stamps, headers=headers)
     if family is None:
-        return ServerBackend(dialect, url, config.model, start=entry.start)
-    return Surveyed(dialect, url, config.model, family=family, start=entry.start)
+        return ServerBackend(dialect, url, config.model, start=entry.start, options=options)
+    return Surveyed(dialect, url, config.model, family=family, start=entry.start, options=options)
 
 
 def _openai(config: RunConfig) -> Backend:

@@ -122,3 +122,37 @@ def test_a_web_server_is_not_called_an_llm_server(start, cli, error_line, free_p
     done = cli("loadgen", "run", "--backend", "openai", "--base-url",
                f"http://127.0.0.1:{free_port}", "--model", "x", "--metrics-port", "0")  # fmt: skip
     assert "not as an LLM server does" in error_line(done, 3)
+
+
+def test_a_header_can_hold_a_secret_that_stands_in_no_file(start, fake, environment, tmp_path, cli):
+    url = fake("--service-seconds", "0.02")
+    words = ("loadgen", "run", "--backend", "openai", "--base-url", url, "--metrics-port", "0",
+             "--agents", "1", "--request-count", "5", "--header", "X-T: $TENANT_SECRET")  # fmt: skip
+    missing = cli(*words)
+    assert missing.returncode == 2
+    assert "TENANT_SECRET" in missing.stderr
+    environment["TENANT_SECRET"] = "hunter2hunter2"
+    try:
+        done = cli(*words, "--client", "aiohttp")
+        again = cli(*words, "--stamps", "user")
+    finally:
+        del environment["TENANT_SECRET"]
+    assert (done.returncode, again.returncode) == (0, 0), done.stderr + again.stderr
+    files = [file for file in (tmp_path / "runs").rglob("*") if file.is_file()]
+    assert files
+    assert not any(b"hunter2" in file.read_bytes() for file in files)
+    records = list(Run.open(find_run(tmp_path / "runs", "latest")).records())
+    assert {record.stamps for record in records} == {"user"}
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        ("NoColon", "has no colon"),
+        ("a b: c", "no header name"),
+        ("Host: x", "by the client itself"),
+    ],
+)
+def test_a_header_that_cannot_be_is_exit_2(cli, error_line, header, says):
+    done = cli("loadgen", "run", "--backend", "vllm", "--header", header)
+    assert says in error_line(done, 2)
