@@ -47,9 +47,11 @@ def number(
 
     def parse(text: str) -> float:
         try:
-            value = float(text)
+            value = float(text) if text.isascii() and "_" not in text else None
         except ValueError:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
+            value = None
+        if value is None:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a number")
         bounds = [
             (above is None or value > above, f"above {above}"),
             (at_least is None or value >= at_least, f"at least {at_least}"),

@@ -41,9 +41,11 @@ class Candidate(NamedTuple):
     """One thing that could be bought, before it is asked to carry any load.
 
     `server` is None where memory has no room for a single sequence. `slow` and `fast` are the
-    same replica at the ends of the fit's interval. `size_unknown`: a size was asked for, and
-    nobody knows whether this model has it. `assumptions` say what the figures rest on
-    beside measurements of this very combination; `domain` is the most sequences it was seen with.
+    same replica at the ends of the fit's interval. `speed` is the number that latency and cost
+    rest on; `pace` (one stream alone) and `peak_tokens` are None where nobody counted tokens.
+    `size_unknown`: a size was asked for, and nobody knows whether this model has it.
+    `assumptions` say what the figures rest on beside measurements of this very combination;
+    `domain` is the most sequences it was seen with.
     """
 
     model: str
@@ -51,9 +53,10 @@ class Candidate(NamedTuple):
     quantization: str
     hardware: str
     server: Server | None
-    pace: Value
-    peak_tokens: Value
-    output_tokens: float
+    speed: Value
+    pace: Value | None
+    peak_tokens: Value | None
+    output_tokens: float | None
     hourly: Value | None
     quality: Value | None
     memory: Value | None = None
@@ -132,6 +135,7 @@ def _plain(catalog: Catalog, asked: Asked, each: Combination, pace: Value) -> Ca
         *each,
         hardware=asked.hardware,
         server=Slot(asked.output_tokens / pace.value),
+        speed=pace,
         pace=pace,
         peak_tokens=pace,
         output_tokens=asked.output_tokens,
@@ -171,7 +175,12 @@ def _one_at_a_time(catalog: Catalog, asked: Asked, each: Combination) -> Candida
 
 
 def _batching(catalog: Catalog, asked: Asked, each: Combination) -> Candidate | None:
-    """Continuous batching by its step time, estimated from the size where it was not fitted."""
+    """Continuous batching by its step time, estimated from the size where it was not fitted.
+
+    None for an engine of which no step time is known at all.
+    """
+    if not _step_times(catalog, each.backend):
+        return None
     key = f"{each.model}/{each.backend}"
     fitted = key in catalog.tables["step_time"]
     step = _fitted_step(catalog, key) if fitted else _step_by_size(catalog, each)
@@ -195,13 +204,17 @@ def _fitted_step(catalog: Catalog, key: str) -> tuple[Value, Value]:
     return fixed, share
 
 
+def _step_times(catalog: Catalog, backend: str) -> list[str]:
+    return [key for key in catalog.names("step_time") if key.endswith(f"/{backend}")]
+
+
 def _step_by_size(catalog: Catalog, each: Combination) -> tuple[Value, Value]:
     """Both parts as straight lines in the parameter count, through the engine's fitted models.
 
     A model smaller than all of them is taken to be as slow as the smallest: what a step costs
     beside reading weights does not shrink with the model.
     """
-    rows = [key for key in catalog.names("step_time") if key.endswith(f"/{each.backend}")]
+    rows = _step_times(catalog, each.backend)
     sizes = [catalog.value("models", key.split("/")[0], "params").value for key in rows]
     at = catalog.value("models", each.model, "params")
 
@@ -254,7 +267,7 @@ def _with_memory(catalog: Catalog, asked: Asked, candidate: Candidate) -> Candid
         batch_limit=limit,
         memory=_need(held),
         memory_limit=derived(capacity.value * GIB, "byte", capacity),
-        peak_tokens=_peak(candidate, server),
+        peak_tokens=_peak(candidate, server, asked.output_tokens),
     )
 
 
@@ -264,13 +277,13 @@ def _need(held: Footprint) -> Value:
     return need._replace(high=held.upper(1))
 
 
-def _peak(candidate: Candidate, server: Server | None) -> Value:
+def _peak(candidate: Candidate, server: Server | None, output_tokens: int) -> Value | None:
     if server is None:
         return candidate.peak_tokens
     beyond = isinstance(server, Batch) and server.limit > candidate.domain
     return derived(
-        server.capacity * candidate.output_tokens,
+        server.capacity * output_tokens,
         "token/s",
-        candidate.pace,
+        candidate.speed,
         at_best="extrapolated" if beyond else "measured",
     )

@@ -3,42 +3,49 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any, NamedTuple
 
+from analysis.arguments import printable
 from analysis.planner.values import CLASSES, Value
 from contract.errors import DataError
 
 SCHEMA = 1
 KEY = ("model", "backend", "hardware", "quantization")
 
-# What each law needs, with the lowest and highest value that means something.
-_POSITIVE = (math.ulp(0.0), math.inf)
+# What each law needs, with the lowest and highest value that is a server's and no slip: seconds
+# from a microsecond to eleven days, and as wide for everything else.
+_SECONDS = (1e-6, 1e6)
+_RATE = (1e-6, 1e6)
 LAWS: dict[str, dict[str, tuple[float, float]]] = {
-    "hinge": {"hinge_m": (1.0, math.inf), "service_time": _POSITIVE},
+    "hinge": {"hinge_m": (1e-3, 1e5), "service_time": _SECONDS},
     "amdahl": {
-        "throughput_n1": _POSITIVE,
+        "throughput_n1": _RATE,
         "amdahl_sigma": (0.0, 1.0),
-        "service_time": _POSITIVE,
+        "service_time": _SECONDS,
     },
     "power": {
-        "throughput_n1": _POSITIVE,
-        "power_alpha": (0.0, math.inf),
-        "service_time": _POSITIVE,
+        "throughput_n1": _RATE,
+        "power_alpha": (0.0, 10.0),
+        "service_time": _SECONDS,
     },
 }
-_TOKENS = {"output_tokens": _POSITIVE, "prompt_tokens": (0.0, math.inf)}
-_OPTIONAL = ("prompt_tokens",)
+# Absent where the server reported no usage.
+_TOKENS = {"output_tokens": (1e-3, 1e7), "prompt_tokens": (0.0, 1e7)}
+_AGENTS = (1.0, 1e5)
 
 
 class Entry(NamedTuple):
-    """One fit: `key` in the order of KEY, coefficients by name, agents at the domain's end."""
+    """One fit: `key` in the order of KEY, coefficients by name, agents at the domain's end.
+
+    `warnings` name what in the file contradicts itself without making the fit useless.
+    """
 
     key: tuple[str, str, str, str]
     runs: tuple[str, ...]
     law: str
     coefficients: dict[str, Value]
     domain_end: float
+    warnings: tuple[str, ...] = ()
 
 
 def read_fitted(path: str) -> list[Entry]:
@@ -59,7 +66,7 @@ def _read_json(path: str) -> dict[str, Any]:
             document = json.load(file)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file, expected what `analysis fit` writes") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: unreadable ({error}), expected JSON") from error
     if not isinstance(document, dict):
         raise _unfit(path, "document", type(document).__name__, "an object")
@@ -85,17 +92,20 @@ def _entry(path: str, where: str, given: object) -> Entry:
     if not isinstance(law, str) or law not in LAWS:
         raise _unfit(path, f"{where}.law.name", law, f"one of {', '.join(LAWS)}")
     given_coefficients = _mapping(path, f"{where}.coefficients", item.get("coefficients"))
-    coefficients = {
+    read = {
         name: _coefficient(path, f"{where}.coefficients.{name}", given_coefficients.get(name), span)
         for name, span in {**LAWS[law], **_TOKENS}.items()
-        if name in given_coefficients or name not in _OPTIONAL
+        if name in given_coefficients or name not in _TOKENS
     }
+    outside = [name for name, value in read.items() if not _holds(value)]
+    first = next(iter(LAWS[law]))
     return Entry(
         key=_key(path, f"{where}.key", key),
         runs=_runs(path, f"{where}.runs", item.get("runs", [])),
         law=law,
-        coefficients=coefficients,
-        domain_end=_domain_end(path, where, given_coefficients[next(iter(LAWS[law]))]),
+        coefficients={name: _without_others(value) for name, value in read.items()},
+        domain_end=_domain_end(path, f"{where}.coefficients.{first}", given_coefficients[first]),
+        warnings=tuple(_outside(path, f"{where}.coefficients.{n}", read[n]) for n in outside),
     )
 
 
@@ -103,47 +113,60 @@ def _key(path: str, where: str, key: dict[str, Any]) -> tuple[str, str, str, str
     for name in KEY:
         if not isinstance(key.get(name), str) or not key[name]:
             raise _unfit(path, f"{where}.{name}", key.get(name), "a name")
+        printable(f"{path}: {where}.{name}", key[name])
     return key["model"], key["backend"], key["hardware"], key["quantization"]
 
 
 def _runs(path: str, where: str, given: object) -> tuple[str, ...]:
     if not isinstance(given, list) or not all(isinstance(run, str) for run in given):
         raise _unfit(path, where, given, "a list of run ids")
-    return tuple(given)
+    return tuple(printable(f"{path}: {where}[{i}]", run) for i, run in enumerate(given))
 
 
 def _coefficient(path: str, where: str, given: object, span: tuple[float, float]) -> Value:
     item = _mapping(path, where, given)
-    value = _number(path, f"{where}.value", item.get("value"))
-    low, high = span
-    if not low <= value <= high:
-        expected = "above 0" if span == _POSITIVE else f"at least {low:g}"
-        expected += f" and at most {high:g}" if math.isfinite(high) else ""
-        raise _unfit(path, f"{where}.value", value, expected)
-    bounds = [
-        None if item.get(end) is None else _number(path, f"{where}.{end}", item[end])
+    ends = (
+        None if item.get(end) is None else _number(path, f"{where}.{end}", item[end], span)
         for end in ("low", "high")
-    ]
-    return _value(item, value, bounds[0], bounds[1])
-
-
-def _value(item: dict[str, Any], value: float, low: float | None, high: float | None) -> Value:
-    basis = item.get("class")
-    source = item.get("source", [])
-    holds = low is not None and high is not None and 0.0 <= low <= value <= high
+    )
+    basis, source = item.get("class"), item.get("source", [])
+    sources = map(str, source if isinstance(source, list) else [source])
+    value = _number(path, f"{where}.value", item.get("value"), span)
+    low, high = ends
     return Value(
         value=value,
         unit=str(item.get("unit", "")),
         basis=basis if basis in CLASSES else "unknown",
-        source=tuple(str(each) for each in (source if isinstance(source, list) else [source])),
-        low=low if holds else None,
-        high=high if holds else None,
+        source=tuple(printable(f"{path}: {where}.source", each) for each in sources),
+        low=low,
+        high=high,
     )
 
 
-def _number(path: str, where: str, given: object) -> float:
-    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+def _holds(value: Value) -> bool:
+    """Whether the interval, where both ends are given, holds the value."""
+    return value.low is None or value.high is None or value.low <= value.value <= value.high
+
+
+def _without_others(value: Value) -> Value:
+    """The value without an interval that is another value's, or has one end only."""
+    whole = value.low is not None and value.high is not None and _holds(value)
+    return value if whole else value._replace(low=None, high=None)
+
+
+def _outside(path: str, where: str, value: Value) -> str:
+    return (
+        f"{path}: {where}: interval [{value.low:g}, {value.high:g}] does not hold the value "
+        f"{value.value:g}, so no interval is shown"
+    )
+
+
+def _number(path: str, where: str, given: object, span: tuple[float, float]) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float):
         raise _unfit(path, where, given, "a finite number")
+    low, high = span
+    if not low <= given <= high:
+        raise _unfit(path, where, given, f"a finite number from {low:g} to {high:g}")
     return float(given)
 
 
@@ -154,4 +177,9 @@ def _domain_end(path: str, where: str, coefficient: dict[str, Any]) -> float:
         return 1.0
     if not isinstance(domain, list) or len(domain) != 2:
         raise _unfit(path, f"{where}.domain", domain, "[lowest, highest] agents")
-    return max(1.0, _number(path, f"{where}.domain[1]", domain[1]))
+    low, high = (
+        _number(path, f"{where}.domain[{i}]", end, _AGENTS) for i, end in enumerate(domain)
+    )
+    if low > high:
+        raise _unfit(path, f"{where}.domain", domain, "[lowest, highest] agents")
+    return high

@@ -39,7 +39,12 @@ class Server(Protocol):
 
 
 class Slot(NamedTuple):
-    """One request at a time: `service` seconds in the slot, `outside` seconds beside it."""
+    """A request every `service` seconds in order, each taking `service + outside` alone.
+
+    `outside` > 0 is time beside the slot (other places, the network); `outside` < 0, never below
+    -`service`, is a server that finishes sooner than it admits the next. Either way the wait is
+    that of M/D/1 at `service`, and a sojourn is the wait plus the time alone.
+    """
 
     service: float
     outside: float = 0.0

@@ -35,27 +35,24 @@ def _wanted(asked: Asked, entry: Entry) -> bool:
 
 def _candidate(catalog: Catalog, asked: Asked, entry: Entry) -> Candidate:
     model, backend, hardware, quantization = entry.key
-    measured = entry.coefficients["output_tokens"]
-    stretch = asked.output_tokens / measured.value if asked.tokens_given else 1.0
+    stretch = _stretch(asked, entry)
     service = entry.coefficients["service_time"]
     batching = _is_batching(catalog, entry)
-    tokens = measured.value * stretch
-    at_best = "measured" if stretch == 1.0 else "extrapolated"
-    peak = _peak_rate(entry) / stretch * tokens
-    used = tuple(entry.coefficients[name] for name in entry.coefficients if name != "prompt_tokens")
     slow, fast = (
-        None if bound is None else _server(entry, bound * stretch, tokens, batching)
+        None if bound is None else _server(entry, bound * stretch, batching)
         for bound in (service.high, service.low)
     )
+    speed, pace, peak = _speeds(entry, stretch)
     return Candidate(
         model=model,
         backend=backend,
         quantization=quantization,
         hardware=hardware,
-        server=_server(entry, service.value * stretch, tokens, batching),
-        pace=derived(tokens / (service.value * stretch), "token/s", *used, at_best=at_best),
-        peak_tokens=derived(peak, "token/s", *used, at_best=at_best),
-        output_tokens=tokens,
+        server=_server(entry, service.value * stretch, batching),
+        speed=speed,
+        pace=pace,
+        peak_tokens=peak,
+        output_tokens=_tokens(entry, stretch),
         hourly=_price(catalog, asked, hardware),
         quality=None,
         batch_limit=_whole(entry.domain_end) if batching else 1,
@@ -63,10 +60,42 @@ def _candidate(catalog: Catalog, asked: Asked, entry: Entry) -> Candidate:
         slow=slow,
         fast=fast,
         assumptions=_assumptions(asked, entry, stretch, batching),
-        context=_context(entry, tokens),
+        context=_context(entry, stretch),
         size_unknown=asked.size is not None and model not in catalog.names("models"),
         runs=entry.runs or service.source,
     )
+
+
+def _stretch(asked: Asked, entry: Entry) -> float:
+    """How much longer than the run's the asked output is; 1 where neither is known."""
+    measured = entry.coefficients.get("output_tokens")
+    return asked.output_tokens / measured.value if asked.tokens_given and measured else 1.0
+
+
+def _tokens(entry: Entry, stretch: float) -> float | None:
+    measured = entry.coefficients.get("output_tokens")
+    return None if measured is None else measured.value * stretch
+
+
+def _speeds(entry: Entry, stretch: float) -> tuple[Value, Value | None, Value | None]:
+    """Requests/s at the end of the domain; tokens/s of one stream alone and at that end."""
+    used = tuple(value for name, value in entry.coefficients.items() if name != "prompt_tokens")
+    at_best = "measured" if stretch == 1.0 else "extrapolated"
+    peak = _peak_rate(entry) / stretch
+    speed = derived(peak, "requests/s", *used, at_best=at_best)
+    tokens = _tokens(entry, stretch)
+    if tokens is None:
+        return speed, None, None
+    alone = entry.coefficients["service_time"].value * stretch * _places(entry)
+    pace, total = (
+        derived(rate, "token/s", *used, at_best=at_best) for rate in (tokens / alone, tokens * peak)
+    )
+    return speed, pace, total
+
+
+def _places(entry: Entry) -> float:
+    """Service times a request takes alone: the hinge's M, 1 for every other law."""
+    return entry.coefficients["hinge_m"].value if entry.law == "hinge" else 1.0
 
 
 def _is_batching(catalog: Catalog, entry: Entry) -> bool:
@@ -75,17 +104,16 @@ def _is_batching(catalog: Catalog, entry: Entry) -> bool:
     return continuous and entry.law == "amdahl"
 
 
-def _server(entry: Entry, service: float, tokens: float, batching: bool) -> Server:
-    """The replica at one service time; the hinge's M says how much time is outside the slot."""
-    if entry.law == "hinge":
-        measured = entry.coefficients["service_time"].value
-        outside = measured * (entry.coefficients["hinge_m"].value - 1.0)
-        return Slot(service, outside)
+def _server(entry: Entry, service: float, batching: bool) -> Server:
+    """The replica at one service time; alone, a request takes `_places` of them.
+
+    A batch runs in requests, not in tokens: how many steps make one changes neither its capacity
+    nor its latency, and so the length need not be known.
+    """
     if not batching:
-        return Slot(service)
+        return Slot(service, service * (_places(entry) - 1.0))
     sigma = entry.coefficients["amdahl_sigma"].value
-    step = service / tokens
-    return Batch((1.0 - sigma) * step, sigma * step, max(tokens, 1.0), _whole(entry.domain_end))
+    return Batch((1.0 - sigma) * service, sigma * service, 1.0, _whole(entry.domain_end))
 
 
 def _whole(agents: float) -> int:
@@ -116,22 +144,29 @@ def _peak_rate(entry: Entry) -> float:
 
 def _price(catalog: Catalog, asked: Asked, hardware: str) -> Value | None:
     if asked.hourly is not None:
-        return Value(asked.hourly, "USD/h", "published", ("--hourly-usd",))
+        return Value(asked.hourly, "USD/h", "prior", ("--hourly-usd",))
     return catalog.price(hardware)
 
 
-def _context(entry: Entry, tokens: float) -> Value | None:
-    prompt = entry.coefficients.get("prompt_tokens")
-    if prompt is None:
+def _context(entry: Entry, stretch: float) -> Value | None:
+    prompt, output = (entry.coefficients.get(f"{kind}_tokens") for kind in ("prompt", "output"))
+    if prompt is None or output is None:
         return None
-    return derived(prompt.value + tokens, "token", prompt, entry.coefficients["output_tokens"])
+    return derived(prompt.value + output.value * stretch, "token", prompt, output)
 
 
 def _assumptions(asked: Asked, entry: Entry, stretch: float, batching: bool) -> tuple[str, ...]:
     said = []
-    measured = entry.coefficients["output_tokens"].value
-    if stretch != 1.0:
+    if "output_tokens" not in entry.coefficients:
+        length = f", not scaled to {asked.output_tokens}" if asked.tokens_given else ""
+        said.append(f"output tokens of the run unknown{length}: figures per request only")
+    elif stretch != 1.0:
+        measured = entry.coefficients["output_tokens"].value
         said.append(f"service time scaled from {measured:g} to {asked.output_tokens} output tokens")
+    if _places(entry) < 1.0:
+        said.append(
+            "hinge_m below 1, which no fit gives: a request is done sooner than 1 / ceiling"
+        )
     if entry.law != "hinge" and not batching:
         said.append(f"law {entry.law}: one request at a time assumed, batching ignored")
     return tuple(said)

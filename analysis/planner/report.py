@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from analysis.capacity import SECONDS_PER_MONTH, cost_per_1m
 from analysis.planner.candidates import Asked, Candidate
 from analysis.planner.memory import GIB
-from analysis.planner.search import Miss, Plan, relaxations
+from analysis.planner.relax import Advice
+from analysis.planner.search import Miss, Plan
 from analysis.planner.values import Value, derived
 
 BUSY = 0.7
 GATES = ("vram", "quality", "latency", "budget")
+_NO_ROOM = "no GPU of the catalog has room for one such sequence, fewer --prompt-tokens need less"
+
+
+class Answer(NamedTuple):
+    """What the search found: plans that fit, best first, and those that do not, nearest first;
+    disputed rows left out; what to change where nothing fits; warnings that hold for all of it."""
+
+    fitting: list[Plan]
+    missing: list[Plan]
+    left_out: list[dict[str, str]]
+    advice: Advice | None
+    warnings: tuple[str, ...] = ()
 
 
 def figures(plan: Plan, asked: Asked) -> dict[str, Value]:
     """Every figure of one plan by name; what is not known is absent."""
     candidate = plan.candidate
-    found = {"peak_tokens_per_second": candidate.peak_tokens, "single_stream": candidate.pace}
     optional = {
+        "peak_tokens_per_second": candidate.peak_tokens,
+        "single_stream": candidate.pace,
         "vram_bytes": candidate.memory,
         "vram_limit_bytes": candidate.memory_limit,
         "quality": candidate.quality,
         "context_tokens": candidate.context,
         "hourly_usd": candidate.hourly,
     }
-    found.update({name: value for name, value in optional.items() if value is not None})
+    found = {name: value for name, value in optional.items() if value is not None}
     return {**found, **_under_load(plan), **_money(plan, asked)}
 
 
@@ -40,9 +54,9 @@ def _under_load(plan: Plan) -> dict[str, Value]:
         "in_flight": (load.in_flight, "sequences"),
         "p95_seconds": (load.p95, "s"),
     }
-    pace = candidate.pace
+    speed = candidate.speed
     found = {
-        name: derived(value, unit, pace, at_best=at_best) for name, (value, unit) in values.items()
+        name: derived(value, unit, speed, at_best=at_best) for name, (value, unit) in values.items()
     }
     p95 = found["p95_seconds"]._replace(low=plan.p95_low, high=plan.p95_high)
     return {**found, "p95_seconds": p95}
@@ -54,17 +68,19 @@ def _beyond(candidate: Candidate, in_flight: float) -> bool:
 
 
 def _money(plan: Plan, asked: Asked) -> dict[str, Value]:
-    hourly, pace = plan.candidate.hourly, plan.candidate.peak_tokens
+    candidate, hourly, peak = plan.candidate, plan.candidate.hourly, plan.candidate.peak_tokens
     if hourly is None or plan.monthly is None:
         return {}
-    usd = cost_per_1m(pace.value, hourly.value).usd_per_1m if hourly.value else 0.0
-    tokens = asked.rate * plan.candidate.output_tokens * SECONDS_PER_MONTH
+    found = {"monthly_usd": derived(plan.monthly, "USD/month", hourly, candidate.speed)}
+    if peak is None or candidate.output_tokens is None:
+        return found
+    usd = cost_per_1m(peak.value, hourly.value).usd_per_1m if hourly.value else 0.0
+    tokens = asked.rate * candidate.output_tokens * SECONDS_PER_MONTH
+    at_rate = plan.monthly / tokens * 1e6
     return {
-        "monthly_usd": derived(plan.monthly, "USD/month", hourly, pace),
-        "usd_per_1m_tokens_at_peak": derived(usd, "USD/1e6 token", hourly, pace),
-        "usd_per_1m_tokens_at_rate": derived(
-            plan.monthly / tokens * 1e6, "USD/1e6 token", hourly, pace
-        ),
+        **found,
+        "usd_per_1m_tokens_at_peak": derived(usd, "USD/1e6 token", hourly, peak),
+        "usd_per_1m_tokens_at_rate": derived(at_rate, "USD/1e6 token", hourly, peak),
     }
 
 
@@ -110,17 +126,17 @@ def _miss_json(miss: Miss) -> dict[str, str]:
     return {"gate": miss.gate, "why": miss.text, "relax": f"{miss.flag}: {miss.would_do}"}
 
 
-def document(
-    fitting: list[Plan], missing: list[Plan], left_out: list[dict[str, str]], asked: Asked
-) -> dict[str, Any]:
-    """The whole answer as one JSON object."""
+def document(answer: Answer, asked: Asked, shown: Sequence[Plan]) -> dict[str, Any]:
+    """The whole answer as one JSON object; `shown` are the candidates that go into it."""
+    nearest, hints = answer.advice or (None, ())
     return {
         "asked": asked._asdict(),
-        "candidates": [plan_json(plan, asked) for plan in fitting],
-        "dropped": {gate: [_dropped(p, gate) for p in _at(missing, gate)] for gate in GATES},
-        "disputed_left_out": left_out,
-        "nearest_miss": plan_json(missing[0], asked) if missing and not fitting else None,
-        "relax": [] if fitting else what_would_do(missing, asked),
+        "candidates": [plan_json(plan, asked) for plan in shown],
+        "dropped": {gate: [_dropped(p, gate) for p in _at(answer.missing, gate)] for gate in GATES},
+        "disputed_left_out": answer.left_out,
+        "nearest_miss": None if nearest is None else plan_json(nearest, asked),
+        "relax": list(hints),
+        "warnings": list(answer.warnings),
     }
 
 
@@ -134,29 +150,18 @@ def _dropped(plan: Plan, gate: str) -> dict[str, str]:
     return {"what": plan.candidate.name, "why": why}
 
 
-def what_would_do(missing: list[Plan], asked: Asked) -> list[str]:
-    """For each flag, the smallest change that alone lets something through."""
-    best: dict[str, tuple[float, str]] = {}
-    for plan in missing:
-        for miss in relaxations(plan, asked):
-            said = f"{miss.flag} {miss.would_do} would do ({plan.candidate.name})"
-            if miss.flag not in best or miss.amount < best[miss.flag][0]:
-                best[miss.flag] = (miss.amount, said)
-    return [said for _, said in best.values()]
-
-
-def nothing_fits(missing: list[Plan], left_out: list[dict[str, str]], asked: Asked) -> str:
+def nothing_fits(answer: Answer) -> str:
     """The one line when nothing fits: the nearest miss and what to relax."""
-    if not missing:
-        hint = "; disputed rows were left out, --include-disputed admits them" if left_out else ""
-        return f"nothing known for this combination of filters, widen them{hint}"
-    nearest = missing[0]
-    why = ", ".join(miss.text for miss in nearest.misses)
-    line = f"nothing fits; nearest miss: {nearest.candidate.name}: {why}"
-    relax = what_would_do(missing, asked)
-    if not relax:
-        relax = [" and ".join(f"{m.flag} {m.would_do}" for m in nearest.misses) + " would do"]
-    return f"{line}; {', or '.join(relax)}"
+    nearest, hints = answer.advice or (None, ())
+    if nearest is None:
+        disputed = "disputed rows were left out, --include-disputed admits them"
+        said = ", or ".join(hints) or (disputed if answer.left_out else "")
+        line = "nothing known for this combination of filters, widen them"
+    else:
+        why = ", ".join(miss.text for miss in nearest.misses)
+        line = f"nothing fits; nearest miss: {nearest.candidate.name}: {why}"
+        said = ", or ".join(hints) or _NO_ROOM
+    return f"{line}; {said}" if said else line
 
 
 HEADER = (
@@ -165,14 +170,9 @@ HEADER = (
 )  # fmt: skip
 
 
-def text_report(
-    fitting: list[Plan],
-    missing: list[Plan],
-    left_out: list[dict[str, str]],
-    asked: Asked,
-    top: int,
-) -> str:
+def text_report(answer: Answer, asked: Asked, top: int) -> str:
     """The answer for a terminal: the best `top`, every own fit, what was dropped and why."""
+    fitting = answer.fitting
     best = [p for i, p in enumerate(fitting) if i < top or p.candidate.runs]
     shown = list(enumerate(best, 1))
     rows = [HEADER, *(_row(number, plan, asked) for number, plan in shown)]
@@ -181,8 +181,8 @@ def text_report(
         lines += _footnote(number, plan, asked)
     if len(fitting) > len(best):
         lines.append(f"{len(fitting) - len(best)} more fit: --top {len(fitting)}")
-    lines += _dropped_lines(missing)
-    lines += [f"left out as disputed: {each['what']}: {each['why']}" for each in left_out]
+    lines += _dropped_lines(answer.missing)
+    lines += [f"left out as disputed: {each['what']}: {each['why']}" for each in answer.left_out]
     lines.append("R replicas share the rate evenly; tok/s and USD/1M are one replica's at its peak")
     return "\n".join(lines) + "\n"
 
@@ -190,14 +190,14 @@ def text_report(
 def _row(number: int, plan: Plan, asked: Asked) -> tuple[str, ...]:
     candidate, found = plan.candidate, figures(plan, asked)
     money = "?" if plan.monthly is None else f"{plan.monthly:.2f}"
-    per_1m = found.get("usd_per_1m_tokens_at_peak")
+    per_1m, peak = found.get("usd_per_1m_tokens_at_peak"), candidate.peak_tokens
     quality = candidate.quality
     return (
         str(number), candidate.model, candidate.backend, candidate.quantization,
         candidate.hardware, str(plan.replicas), money, _milliseconds(found["p95_seconds"]),
         f"{found['utilisation'].value:.2f}", "?" if quality is None else f"{quality.value:.3f}",
-        f"{candidate.peak_tokens.value:.1f}", "?" if per_1m is None else f"{per_1m.value:.3f}",
-        found["p95_seconds"].basis,
+        "?" if peak is None else f"{peak.value:.1f}",
+        "?" if per_1m is None else f"{per_1m.value:.3f}", found["p95_seconds"].basis,
     )  # fmt: skip
 
 
@@ -217,15 +217,25 @@ def _table(rows: list[tuple[str, ...]]) -> list[str]:
 
 def _footnote(number: int, plan: Plan, asked: Asked) -> list[str]:
     candidate = plan.candidate
-    lines = [f"[{number}] speed: {'; '.join(candidate.pace.source)}"]
+    lines = [f"[{number}] speed: {'; '.join(candidate.speed.source)}"]
     if candidate.runs:
         lines[0] += f" (runs {', '.join(candidate.runs)})"
-    if candidate.output_tokens != asked.output_tokens:
-        lines.append(f"    at its own {candidate.output_tokens:g} output tokens, as measured")
+    lines += _lengths(candidate, asked)
     if candidate.memory is not None and candidate.memory.high is not None:
         expected, upper = candidate.memory.value / GIB, candidate.memory.high / GIB
         lines.append(f"    memory {expected:.1f} GiB, up to {upper:.1f}; {_batch_text(candidate)}")
     return lines + [f"    {each}" for each in warnings_of(plan)]
+
+
+def _lengths(candidate: Candidate, asked: Asked) -> list[str]:
+    """What an own fit's requests were like where they differ from what was asked."""
+    output, context = candidate.output_tokens, candidate.context
+    said = []
+    if output is not None and output != asked.output_tokens:
+        said.append(f"    at its own {output:g} output tokens, as measured")
+    if output is not None and context is not None:
+        said.append(f"    context {context.value:g} tokens, {context.value - output:g} of prompt")
+    return said
 
 
 def _batch_text(candidate: Candidate) -> str:

@@ -18,17 +18,24 @@ from analysis.planner.memory import GIB
 HIGHEST_UTILISATION = 0.9
 # Mean number in service below which a replica is as good as idle: more replicas change nothing.
 _ALONE = 1e-4
+# Closer to saturation than this a queue has a steady state that nobody will live to see.
+_KEEPS_UP = 0.999
 
 
 class Miss(NamedTuple):
-    """One gate not passed: how far off (1 = just), and the flag and value that would do."""
+    """One gate not passed: how far off (0 = just), the flag to change and to what.
+
+    `amount` is `would_do` in the units of Asked (USD, seconds, a score; None: no target), read
+    back from what is printed. It opens this gate for this plan, and promises nothing about the
+    others: see `relax`.
+    """
 
     gate: str
     excess: float
     text: str
     flag: str
     would_do: str
-    amount: float
+    amount: float | None
 
 
 class Plan(NamedTuple):
@@ -55,6 +62,20 @@ def search(candidates: list[Candidate], asked: Asked) -> tuple[list[Plan], list[
     return fitting, missing
 
 
+def fitting_only(candidates: list[Candidate], asked: Asked) -> list[Plan]:
+    """The first half of `search`, without working out how far off the others are."""
+    return search([each for each in candidates if _within_reach(each, asked)], asked)[0]
+
+
+def _within_reach(candidate: Candidate, asked: Asked) -> bool:
+    """What every plan that passes all gates has, whatever its replicas; cheap to see."""
+    server, hourly = candidate.server, candidate.hourly
+    if server is None or _quality_miss(candidate, asked):
+        return False
+    one = None if hourly is None else _monthly(1, hourly.value)
+    return (asked.slo is None or server.unloaded <= asked.slo) and not _budget_miss(asked, one)
+
+
 def _rank(plan: Plan) -> tuple[bool, float, int, float, float]:
     """What every gate could judge first, then cost, fewer assumptions, quality, p95."""
     candidate = plan.candidate
@@ -70,7 +91,9 @@ def _rank(plan: Plan) -> tuple[bool, float, int, float, float]:
 
 
 def _distance(plan: Plan) -> tuple[object, ...]:
-    return len(plan.misses), sum(miss.excess for miss in plan.misses), _rank(plan)
+    """What memory has no room for comes last: its other gates were never looked at."""
+    excess = sum(miss.excess for miss in plan.misses)
+    return plan.candidate.server is None, len(plan.misses), excess, _rank(plan)
 
 
 def judge(candidate: Candidate, asked: Asked) -> Plan:
@@ -94,7 +117,7 @@ def _monthly(replicas: int, hourly: float) -> float:
 
 
 def _p95(server: Server | None, rate: float) -> float | None:
-    if server is None or rate >= server.capacity:
+    if server is None or rate >= server.capacity * _KEEPS_UP:
         return None
     return server.under(rate).p95
 
@@ -112,7 +135,7 @@ def replicas_for(server: Server, rate: float, slo: float | None) -> tuple[int, L
     found = start
     while found[1].p95 > slo:
         few = found[0]
-        if rate / few * server.unloaded < _ALONE:
+        if found[1].in_flight < _ALONE:
             return start
         found = few * 2, server.under(rate / (few * 2))
     while found[0] - few > 1:
@@ -132,7 +155,7 @@ def _memory_miss(candidate: Candidate) -> list[Miss]:
     have, want = limit.value / GIB, need.high / GIB
     text = f"needs up to {want:.1f} GiB, {candidate.hardware} has {have:.1f}"
     what = f"a GPU with {want:.1f} GiB"
-    return [Miss("vram", want / have - 1.0, text, "--hardware", what, want)]
+    return [Miss("vram", want / have - 1.0, text, "--hardware", what, None)]
 
 
 def _quality_miss(candidate: Candidate, asked: Asked) -> list[Miss]:
@@ -140,13 +163,14 @@ def _quality_miss(candidate: Candidate, asked: Asked) -> list[Miss]:
         return []
     if candidate.quality is None:
         text = "quality unknown, so no target can be checked"
-        return [Miss("quality", 1.0, text, "--quality-target", "no target", 0.0)]
+        return [Miss("quality", 1.0, text, "--quality-target", "left out", None)]
     score = candidate.quality.value
     if score >= asked.quality:
         return []
     text = f"quality {score:.3f}, asked {asked.quality:g}"
     excess = asked.quality / score - 1.0 if score else asked.quality
-    return [Miss("quality", excess, text, "--quality-target", f"{score:.3f}", -score)]
+    enough = f"{math.floor(round(score * 1000.0, 6)) / 1000.0:.3f}"
+    return [Miss("quality", excess, text, "--quality-target", enough, float(enough))]
 
 
 def _latency_miss(server: Server, asked: Asked, load: Load) -> Miss:
@@ -156,7 +180,8 @@ def _latency_miss(server: Server, asked: Asked, load: Load) -> Miss:
     text = (
         f"p95 {best * 1e3:.0f} ms, asked {slo * 1e3:g} ms, {server.unloaded * 1e3:.0f} ms unloaded"
     )
-    return Miss("latency", best / slo - 1.0, text, "--latency-slo", f"{_up(best * 1e3)} ms", best)
+    enough = _up(best * 1e3)
+    return Miss("latency", best / slo - 1.0, text, "--latency-slo", f"{enough} ms", enough / 1e3)
 
 
 def _budget_miss(asked: Asked, monthly: float | None) -> list[Miss]:
@@ -164,12 +189,16 @@ def _budget_miss(asked: Asked, monthly: float | None) -> list[Miss]:
         return []
     text = f"{monthly:.2f} USD/month, asked {asked.budget:g}"
     excess = monthly / asked.budget - 1.0 if asked.budget else monthly
-    return [Miss("budget", excess, text, "--budget", f"{_cents(monthly)} USD/month", monthly)]
+    enough = _cents(monthly)
+    return [Miss("budget", excess, text, "--budget", f"{enough} USD/month", float(enough))]
 
 
 def relaxations(plan: Plan, asked: Asked) -> list[Miss]:
-    """What would each alone let this plan through: its one miss, or a looser SLO for the budget."""
-    if len(plan.misses) != 1:
+    """What should each alone let this plan through: its one miss, or a looser SLO for the budget.
+
+    Nothing for a plan that memory has no room for: on another GPU everything else is new too.
+    """
+    if len(plan.misses) != 1 or plan.candidate.server is None:
         return []
     miss = plan.misses[0]
     return [miss, *(_looser_slo(plan, asked) if miss.gate == "budget" else ())]

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,19 @@ def test_disputed_values_only_on_request() -> None:
         (("--request-rate", "1", "--latency-slo", "0"), 2, "--latency-slo: '0'"),
         (("--request-rate", "1", "--quality-target", "1.1"), 2, "at most 1"),
         (("--request-rate", "1", "--output-tokens", "0"), 2, "--output-tokens: '0'"),
+        (("--request-rate", "1e300"), 2, "--request-rate: '1e300' is not a finite number at least"),
+        (("--request-rate", "1", "--output-tokens", "9" * 25), 2, "and at most 10000000"),
+        (("--request-rate", "1", "--prompt-tokens", "9" * 25), 2, "and at most 10000000"),
+        (("--request-rate", "\u0661"), 2, "'\u0661' is not a number"),
+        (("--request-rate", "1_0"), 2, "'1_0' is not a number"),
+        (("--request-rate", "1", "--latency-slo", "5e-324"), 2, "--latency-slo: '5e-324'"),
+        (("--request-rate", "1", "--hourly-usd", "1"), 2, "--hourly-usd: given without --models"),
+        (("--request-rate", "1", "--hardware", ""), 2, "--hardware: '' given"),
+        (("--request-rate", "1", "--models", ""), 2, "--models: '' given"),
+        (("--request-rate", "1", "--model-size", ""), 2, "--model-size: '' given"),
+        (("--request-rate", "1", "--backend", ""), 2, "--backend: '' given"),
+        (("--request-rate", "1", "--quantization", " "), 2, "--quantization: ' ' given"),
+        (("--request-rate", "1", "--backend", "llama-server"), 6, "nothing known for this"),
         ((), 2, "--request-rate: nothing given"),
         (("--request-rate", "1", "--model-size", "banana"), 2, "allowed: 0.1b, 0.5b, 1b"),
         (("--request-rate", "1", "--model-size", "2b"), 2, "did you mean"),
@@ -124,6 +138,38 @@ def test_nothing_fits_still_prints_its_json() -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "question",
+    [
+        ("--request-rate", "2", "--budget", "1"),
+        ("--request-rate", "2", "--budget", "20"),
+        ("--request-rate", "2", "--latency-slo", "1"),
+        ("--request-rate", "2", "--budget", "0"),
+        ("--request-rate", "2", "--budget", "1", "--latency-slo", "1"),
+        ("--request-rate", "2", "--quality-target", "0.99"),
+        ("--request-rate", "0.1", "--model-size", "8b", "--quantization", "FP16"),
+        ("--request-rate", "0.1", "--model-size", "3b", "--backend", "ollama"),
+        ("--request-rate", "0.01", "--backend", "transformers-cpu", "--hardware", "L4 24GB"),
+    ],
+)
+def test_every_hint_that_is_followed_does(question: tuple[str, ...]) -> None:
+    done = plan(*question)
+    assert done.returncode == 6
+    hints = re.findall(r"[;,] (?:or )?(--.*?) would do", done.stderr)
+    assert hints
+    for hint in hints:
+        changes = re.findall(r'(--[a-z-]+)(?: "([^"]+)"| ([0-9.]+))?', hint)
+        flags = [each for flag, *value in changes for each in (flag, "".join(value)) if each]
+        assert plan(*question, *flags).returncode == 0, hint
+
+
+def test_a_question_of_money_is_answered_with_money() -> None:
+    for budget in ("1", "0"):
+        said = plan("--request-rate", "2", "--budget", budget).stderr
+        assert f"25.20 USD/month, asked {budget}; --budget 25.20 USD/month would do" in said
+        assert "GiB" not in said
+
+
 def test_the_relaxation_it_names_does() -> None:
     question = ("--model-size", "3b", "--request-rate", "9", "--backend", "tgi")
     done = plan(*question, "--latency-slo", "3200", "--budget", "90")
@@ -143,6 +189,28 @@ def test_own_fit_names_its_run_and_follows_its_coefficients(tmp_path: Path) -> N
     assert before["p95_seconds"]["source"] == ["run:r1"]
     for name in ("p95_seconds", "utilisation", "usd_per_1m_tokens_at_peak"):
         assert after[name]["value"] == pytest.approx(before[name]["value"] / 2), name
+
+
+def test_half_a_value_leaves_its_interval_behind_and_says_so(tmp_path: Path) -> None:
+    path = Path(fitted(tmp_path / "fitted_models.json"))
+    document = json.loads(path.read_text())
+    document["models"][0]["coefficients"]["service_time"].update(value=0.1, low=0.19, high=0.21)
+    path.write_text(json.dumps(document))
+    question = ("--request-rate", "0.01", "--hourly-usd", "0.1", "--models", str(path))
+    done = plan(*question)
+    assert done.returncode == 0
+    said = [line for line in done.stderr.splitlines() if "does not hold" in line]
+    assert len(said) == 1
+    assert said[0].startswith(f"warning: {path}: models[0].coefficients.service_time: interval")
+    assert f"warning: {plan_json(*question)['warnings'][0]}" == said[0]
+
+
+def test_what_the_scores_confuse_is_said_in_both_forms() -> None:
+    question = (*REFERENCE, "--quality-target", "0.5")
+    [note] = plan_json(*question)["warnings"]
+    assert "base models" in note
+    assert f"warning: {note}" in plan(*question).stderr.splitlines()
+    assert plan_json(*REFERENCE)["warnings"] == []
 
 
 def test_own_fit_of_unknown_price_comes_after_the_priced(tmp_path: Path) -> None:
@@ -168,7 +236,11 @@ def test_lists() -> None:
     hardware = plan("--list-hardware").stdout
     assert {"RTX 4060 8GB", "H100 80GB"} <= {line.split("  ")[0] for line in hardware.splitlines()}
     assert "disputed: the public figure of this card is 432 GB/s" in hardware
-    assert plan("--list-models").stdout.splitlines()[0].startswith("gpt2")
+    head, first = plan("--list-models").stdout.splitlines()[:2]
+    assert head.split()[:2] == ["models", "size"]
+    assert first.split() == ["gpt2", "0.1b", "0.124", "12", "12", "12", "64"]
+    assert max(map(len, hardware.splitlines())) <= 100
+    assert "memory, bandwidth: TR133 appendix B" in hardware
     assert set(json.loads(plan("--list-models", "--json").stdout)) == {"models"}
 
 

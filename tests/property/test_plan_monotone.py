@@ -55,4 +55,5 @@ def test_the_plan_keeps_its_promise(server: Slot | Batch, rate: float, headroom:
 @given(server=SERVERS, share=st.floats(0.01, 0.85))
 def test_latency_never_falls_with_the_load(server: Slot | Batch, share: float) -> None:
     light, heavy = (server.under(server.capacity * s).p95 for s in (share, share * 1.05))
-    assert heavy >= light * (1 - 1e-5)
+    # The batch quantile is a mixture over 15 loads, smooth to about 1e-4 of itself.
+    assert heavy >= light * (1 - 1e-3)

@@ -8,9 +8,10 @@ import pytest
 from analysis.planner.candidates import Asked
 from analysis.planner.catalog import load_catalog
 from analysis.planner.fitted import read_fitted
+from analysis.planner.latency import Batch
 from analysis.planner.own import own_candidates
-from analysis.planner.report import figures
-from analysis.planner.search import judge
+from analysis.planner.report import Answer, figures, plan_json, text_report, warnings_of
+from analysis.planner.search import Plan, judge
 from contract.errors import DataError
 
 RUN = "20261120T104500-1a2b"
@@ -44,11 +45,15 @@ def document(law: str = "hinge", backend: str = "hf") -> dict[str, Any]:
 
 
 def planned(tmp_path: Path, given: dict[str, Any], asked: Asked = ASKED) -> dict[str, Any]:
+    found = figures(judged(tmp_path, given, asked), asked)
+    return {name: value.value for name, value in found.items()}
+
+
+def judged(tmp_path: Path, given: dict[str, Any], asked: Asked = ASKED) -> Plan:
     path = tmp_path / "fitted_models.json"
     path.write_text(json.dumps(given))
     candidate = own_candidates(load_catalog(), asked, read_fitted(str(path)))[0]
-    found = figures(judge(candidate, asked), asked)
-    return {name: value.value for name, value in found.items()}
+    return judge(candidate, asked)
 
 
 def halved(given: dict[str, Any], name: str) -> dict[str, Any]:
@@ -93,6 +98,7 @@ def test_power_peak(tmp_path: Path) -> None:
     ("law", "name", "changed"),
     [
         ("hinge", "service_time", {"p95_seconds", "utilisation", "peak_tokens_per_second"}),
+        ("hinge", "hinge_m", {"p95_seconds", "single_stream"}),
         ("hinge", "output_tokens", {"peak_tokens_per_second", "usd_per_1m_tokens_at_peak"}),
         ("hinge", "prompt_tokens", {"context_tokens"}),
         ("amdahl", "throughput_n1", {"peak_tokens_per_second", "usd_per_1m_tokens_at_peak"}),
@@ -113,6 +119,115 @@ def test_the_hinge_point_tells(tmp_path: Path) -> None:
     given = document()
     given["models"][0]["coefficients"]["hinge_m"]["value"] = 3.0
     assert planned(tmp_path, given)["p95_seconds"] == pytest.approx(0.4 + 0.2 * 1.859, rel=1e-3)
+
+
+@pytest.mark.parametrize("knee", [1.0, 1.018, 3.0])
+def test_half_of_any_hinge_point_is_a_plan_with_other_numbers(tmp_path: Path, knee: float) -> None:
+    """Alone a request takes M S, also where that is less than the S between completions."""
+    given = document()
+    given["models"][0]["coefficients"]["hinge_m"]["value"] = knee
+    quiet = ASKED._replace(rate=0.01)
+    before = planned(tmp_path, given, quiet)
+    plan = judged(tmp_path, halved(given, "hinge_m"), quiet)
+    after = {name: value.value for name, value in figures(plan, quiet).items()}
+    assert before["p95_seconds"] == pytest.approx(0.2 * knee)
+    assert after["p95_seconds"] == pytest.approx(0.1 * knee)
+    assert after["utilisation"] == before["utilisation"]
+    assert plan.candidate.pace is not None
+    assert plan.candidate.pace.basis == "fitted"
+    assert plan.candidate.runs == (RUN,)
+    below = [each for each in plan.candidate.assumptions if "hinge_m below 1" in each]
+    assert len(below) == (knee < 2.0)
+
+
+def test_a_single_stream_takes_its_whole_response_time(tmp_path: Path) -> None:
+    """Three places at 0.2 s between completions: alone a request takes 0.6 s."""
+    given = document()
+    given["models"][0]["coefficients"]["hinge_m"]["value"] = 3.0
+    assert planned(tmp_path, given)["single_stream"] == pytest.approx(24.0 / 0.6)
+    assert planned(tmp_path, document("amdahl"))["single_stream"] == pytest.approx(24.0 / 0.2)
+
+
+def test_twice_the_tokens_take_twice_as_long_in_every_place(tmp_path: Path) -> None:
+    given = document()
+    given["models"][0]["coefficients"]["hinge_m"]["value"] = 3.0
+    asked = ASKED._replace(rate=0.01, output_tokens=48, tokens_given=True)
+    found = planned(tmp_path, given, asked)
+    assert found["p95_seconds"] == pytest.approx(1.2)
+    assert found["single_stream"] == pytest.approx(24.0 / 0.6)
+
+
+@pytest.mark.parametrize(("law", "backend"), [("hinge", "hf"), ("amdahl", "vllm"), ("power", "hf")])
+def test_without_token_counts_there_are_figures_per_request(
+    tmp_path: Path, law: str, backend: str
+) -> None:
+    counted, uncounted = document(law, backend), document(law, backend)
+    for name in ("output_tokens", "prompt_tokens"):
+        del uncounted["models"][0]["coefficients"][name]
+    known, found = planned(tmp_path, counted), planned(tmp_path, uncounted)
+    for name in ("p95_seconds", "utilisation", "monthly_usd"):
+        assert found[name] == pytest.approx(known[name], rel=1e-6), name
+    assert not [name for name in found if "token" in name or name == "single_stream"]
+    plan = judged(tmp_path, uncounted)
+    assert "output tokens of the run unknown: figures per request only" in warnings_of(plan)
+    answer = Answer([plan], [], [], None)
+    cells = text_report(answer, ASKED, 5).splitlines()[1].split()
+    assert cells[-3:] == ["?", "?", "fitted"]
+    assert plan_json(plan, ASKED)["output_tokens"] is None
+
+
+def test_an_unknown_length_is_not_scaled_and_says_so(tmp_path: Path) -> None:
+    given = document()
+    del given["models"][0]["coefficients"]["output_tokens"]
+    asked = ASKED._replace(output_tokens=48, tokens_given=True)
+    plan = judged(tmp_path, given, asked)
+    assert plan.load is not None
+    assert plan.load.utilisation == pytest.approx(0.2)
+    assert any("unknown, not scaled to 48" in each for each in plan.candidate.assumptions)
+
+
+def test_an_interval_of_another_value_is_dropped_and_said(tmp_path: Path) -> None:
+    given = document()
+    given["models"][0]["coefficients"]["service_time"].update(low=0.18, high=0.25)
+    path = tmp_path / "fitted_models.json"
+    path.write_text(json.dumps(given))
+    assert read_fitted(str(path))[0].warnings == ()
+    path.write_text(json.dumps(halved(given, "service_time")))
+    [entry] = read_fitted(str(path))
+    assert entry.warnings == (
+        f"{path}: models[0].coefficients.service_time: interval [0.18, 0.25] does not hold the "
+        "value 0.1, so no interval is shown",
+    )
+    candidate = own_candidates(load_catalog(), ASKED, [entry])[0]
+    p95 = figures(judge(candidate, ASKED), ASKED)["p95_seconds"]
+    assert (p95.low, p95.high) == (None, None)
+
+
+def test_an_interval_that_ends_at_saturation_has_no_upper_end(tmp_path: Path) -> None:
+    """Just below it the queue is stable and its quantile out of reach of any patience."""
+    given = document()
+    given["models"][0]["coefficients"]["service_time"].update(low=0.1, high=0.9999999999)
+    p95 = figures(judged(tmp_path, given), ASKED)["p95_seconds"]
+    assert p95.low is not None
+    assert p95.high is None
+
+
+def test_a_price_from_the_command_line_is_a_prior(tmp_path: Path) -> None:
+    hourly = figures(judged(tmp_path, document()), ASKED)["hourly_usd"]
+    assert (hourly.basis, hourly.source) == ("prior", ("--hourly-usd",))
+
+
+def test_half_the_prompt_shows_in_the_context(tmp_path: Path) -> None:
+    plans = [judged(tmp_path, each) for each in (document(), halved(document(), "prompt_tokens"))]
+    whole, half = (text_report(Answer([p], [], [], None), ASKED, 5) for p in plans)
+    assert "context 84 tokens, 60 of prompt" in whole
+    assert "context 54 tokens, 30 of prompt" in half
+
+
+def test_llama_server_batches(tmp_path: Path) -> None:
+    plan = judged(tmp_path, document("amdahl", "llama-server"))
+    assert isinstance(plan.candidate.server, Batch)
+    assert plan.candidate.assumptions == ()
 
 
 def test_half_the_service_time_halves_latency_and_price(tmp_path: Path) -> None:
@@ -197,7 +312,8 @@ def set_in(given: dict[str, Any], path: str, value: object) -> dict[str, Any]:
         (
             "models.0.coefficients.service_time.value",
             -1.0,
-            "models[0].coefficients.service_time.value: found -1.0, expected above 0",
+            "models[0].coefficients.service_time.value: found -1.0, "
+            "expected a finite number from 1e-06 to 1e+06",
         ),
         (
             "models.0.coefficients.service_time.value",
@@ -211,8 +327,52 @@ def set_in(given: dict[str, Any], path: str, value: object) -> dict[str, Any]:
         ),
         (
             "models.0.coefficients.hinge_m.value",
-            0.5,
-            "models[0].coefficients.hinge_m.value: found 0.5, expected at least 1",
+            1e308,
+            "models[0].coefficients.hinge_m.value: found 1e+308, "
+            "expected a finite number from 0.001 to 100000",
+        ),
+        (
+            "models.0.coefficients.service_time.value",
+            1e308,
+            "models[0].coefficients.service_time.value: found 1e+308, "
+            "expected a finite number from 1e-06 to 1e+06",
+        ),
+        (
+            "models.0.coefficients.service_time.value",
+            10**400,
+            "models[0].coefficients.service_time.value: found 1000",
+        ),
+        (
+            "models.0.coefficients.service_time.low",
+            0,
+            "models[0].coefficients.service_time.low: found 0, "
+            "expected a finite number from 1e-06 to 1e+06",
+        ),
+        (
+            "models.0.coefficients.hinge_m.domain",
+            [1, 1e308],
+            "models[0].coefficients.hinge_m.domain[1]: found 1e+308, "
+            "expected a finite number from 1 to 100000",
+        ),
+        (
+            "models.0.coefficients.hinge_m.domain",
+            [8, 1],
+            "models[0].coefficients.hinge_m.domain: found [8, 1], expected [lowest, highest]",
+        ),
+        (
+            "models.0.key.model",
+            "tiny\x1b[31m",
+            "models[0].key.model: found 'tiny\\x1b[31m', expected printable characters",
+        ),
+        (
+            "models.0.runs",
+            ["a\nb"],
+            "models[0].runs[0]: found 'a\\nb', expected printable characters",
+        ),
+        (
+            "models.0.coefficients.service_time.source",
+            ["run:\u202e"],
+            "models[0].coefficients.service_time.source: found 'run:\\u202e', expected printable",
         ),
         (
             "models.0.coefficients.output_tokens",
