@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from contract.errors import DataError, TargetError
+from contract.errors import BackendError, DataError, TargetError
 from contract.exporter import Instruments, MetricsServer
 from contract.records import Manifest, RequestRecord, RunStatus
 from contract.rundir import RunWriter
@@ -33,6 +33,7 @@ from loadgen.tally import Tally
 from loadgen.workload.build import source_of
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+MOST_WARM = 512  # connections opened before a stage's clock starts
 SAMPLING = 0.2  # seconds between readings of in-flight and loop lag for the view
 
 
@@ -142,6 +143,8 @@ class Conduct:
         )
         self.progress.stage, self.progress.number = stage, plan.number
         self.said(f"stage {plan.number} of {self.progress.stages}: {plan.key.level}")
+        with suppress(BackendError):  # if nothing answers, the requests will say so
+            await self.backend.warm(min(MOST_WARM, max(1, plan.key.agents)))
         driving = asyncio.create_task(stage.drive())
         try:
             await driving

@@ -60,6 +60,10 @@ class Backend(Protocol):
         """The tokenizer that counts as the server does, when there is one."""
         ...
 
+    async def warm(self, connections: int) -> None:
+        """Have so many connections open before a stage's clock starts; BackendError if not."""
+        ...
+
     async def perform(self, request: Request, watch: Stopwatch, timeout: float) -> Facts:
         """One exchange, whatever its end: failures are outcomes. Cancelling it aborts it."""
         ...

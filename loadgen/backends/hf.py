@@ -61,6 +61,9 @@ class HfBackend:
         """The model's own tokenizer; None before `open`."""
         return None if self._engine is None else self._engine.tokenizer
 
+    async def warm(self, connections: int) -> None:
+        """Nothing to connect to."""
+
     async def perform(self, request: Request, watch: Stopwatch, timeout: float) -> Facts:
         """Generate exactly `output_tokens` tokens, each of them a mark.
 

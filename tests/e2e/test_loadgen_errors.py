@@ -45,7 +45,8 @@ def test_a_mistake_in_usage_is_exit_2(cli, error_line, words, says):
 
 
 def test_no_command_is_exit_2_and_names_them(cli, error_line):
-    assert "run, check, show, backends, models" in error_line(cli("loadgen"), 2)
+    line = error_line(cli("loadgen"), 2)
+    assert all(name in line for name in ("run", "check", "show", "backends", "models"))
 
 
 @pytest.mark.parametrize(

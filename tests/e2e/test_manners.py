@@ -127,7 +127,7 @@ def test_a_web_server_is_not_called_an_llm_server(start, cli, error_line, free_p
 def test_a_header_can_hold_a_secret_that_stands_in_no_file(start, fake, environment, tmp_path, cli):
     url = fake("--service-seconds", "0.02")
     words = ("loadgen", "run", "--backend", "openai", "--base-url", url, "--metrics-port", "0",
-             "--agents", "1", "--request-count", "5", "--header", "X-T: $TENANT_SECRET")  # fmt: skip
+             "--agents", "1", "--request-count", "5", "--header", "X: $TENANT_SECRET")  # fmt: skip
     missing = cli(*words)
     assert missing.returncode == 2
     assert "TENANT_SECRET" in missing.stderr
