@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import re
 import sys
 from typing import TYPE_CHECKING, Any
 
+from analysis.arguments import printable, text
 from contract.commandline import integer, number, say
 from contract.errors import ConfigError, DataError, FitError
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "http://localhost:9090"
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _ABOUT = """\
 Which law does throughput follow as agents are added, how sure is that, and where does it end?
 Reads the newest run in ./runs, or with --from-prometheus the newest run Prometheus holds."""
@@ -24,20 +28,25 @@ def add_parser(subparsers: Any) -> None:
     """Add `fit` to the subcommands of `analysis`."""
     parser = subparsers.add_parser("fit", help="fit scaling laws to a run", description=_ABOUT)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--run", metavar="RUN", help="a run's folder or id (default: latest)")
+    source.add_argument(
+        "--run", type=text, metavar="RUN", help="a run's folder or id (default: latest)"
+    )
     source.add_argument(
         "--from-prometheus",
+        type=text,
         metavar="URL",
         nargs="?",
         const=DEFAULT_URL,
         help=f"read from Prometheus (default address: {DEFAULT_URL})",
     )
-    parser.add_argument("--runs-dir", metavar="DIR", default="runs", help="where runs lie (runs)")
-    parser.add_argument("--run-id", metavar="ID", help="which run in Prometheus (default: newest)")
+    parser.add_argument("--runs-dir", type=text, metavar="DIR", help="where runs lie (runs)")
+    parser.add_argument(
+        "--run-id", type=text, metavar="ID", help="which run in Prometheus (default: newest)"
+    )
     parser.add_argument(
         "--lookback", type=duration, metavar="TIME", help="how far back to look for it (24h)"
     )
-    parser.add_argument("--output", metavar="FILE", default="fitted_models.json")
+    parser.add_argument("--output", type=text, metavar="FILE", default="fitted_models.json")
     parser.add_argument(
         "--include-failed-verdicts", action="store_true", help="fit stages that failed a check too"
     )
@@ -59,24 +68,28 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(command=fit)
 
 
-def duration(text: str) -> float:
+def duration(given: str) -> float:
     """An argparse type: seconds from `90`, `90s`, `30m`, `24h` or `7d`; above zero."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text, re.ASCII)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", given, re.ASCII)
     seconds = float(match[1]) * _SECONDS[match[2] or "s"] if match else 0.0
     if not 0.0 < seconds < 1e10:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a time such as 90s, 30m, 24h or 7d")
+        raise argparse.ArgumentTypeError(f"'{given}' is not a time such as 90s, 30m, 24h or 7d")
     return seconds
 
 
 def fit(arguments: argparse.Namespace) -> int:
     """Read, fit, print, write. FitError leaves the points on stdout."""
+    from dataclasses import replace
+
     from analysis import fit_report
 
+    _check_output(arguments.output)
     table = _table(arguments)
-    for warning in table.warnings:
-        say("warning", warning)
     reasons = [reason(row, arguments.include_failed_verdicts) for row in table.levels]
     used = [row for row, why in zip(table.levels, reasons, strict=True) if not why]
+    table = replace(table, warnings=[*table.warnings, *_uncounted(used)])
+    for warning in table.warnings:
+        say("warning", warning)
     if not arguments.json:
         print(fit_report.points(table, reasons))
     try:
@@ -94,13 +107,44 @@ def fit(arguments: argparse.Namespace) -> int:
 
 def reason(row: StageRow, include_failed: bool) -> str:
     """Why a stage is left out of the fit; empty when it is used."""
+    if row.agents < 1:
+        return "open loop"
     if row.requests == 0:
         return "no request completed"
     return "" if row.good or include_failed else row.why
 
 
+def _uncounted(used: list[StageRow]) -> list[str]:
+    from analysis.table import weighted_mean
+
+    if not used or weighted_mean(used, "mean_output_tokens"):
+        return []
+    return [
+        "output tokens unknown because the server reported no usage: "
+        "`analysis plan` will give figures per request only"
+    ]
+
+
+def _check_output(given: str) -> None:
+    """Before the work rather than after it: a file in a folder that is there."""
+    if os.path.isdir(given):
+        raise ConfigError(f"--output: folder '{given}' given, a file allowed")
+    folder = os.path.dirname(given) or "."
+    if not os.path.isdir(folder):
+        raise ConfigError(f"--output: '{given}' given, there is no folder '{folder}'")
+
+
 def _table(arguments: argparse.Namespace) -> Table:
+    table = _read(arguments)
+    for name in ("model", "backend", "hardware", "quantization"):
+        printable(f"{table.source}: {name}", getattr(table.key, name))
+    return table
+
+
+def _read(arguments: argparse.Namespace) -> Table:
     if arguments.from_prometheus is not None:
+        if arguments.runs_dir is not None:
+            raise ConfigError("--runs-dir: given with --from-prometheus, which reads no folder")
         from analysis.from_prometheus import table_from_prometheus
         from analysis.prometheus_api import Prometheus
 
@@ -121,7 +165,8 @@ def _from_directory(arguments: argparse.Namespace) -> Table:
     from analysis.from_rundir import table_from_run
     from contract.rundir import Run, find_run
 
-    return table_from_run(Run.open(find_run(Path(arguments.runs_dir), arguments.run or "latest")))
+    folder = Path(arguments.runs_dir or "runs")
+    return table_from_run(Run.open(find_run(folder, arguments.run or "latest")))
 
 
 def _fit(used: list[StageRow], arguments: argparse.Namespace) -> Any:
@@ -136,7 +181,7 @@ def _remedy(table: Table, reasons: list[str]) -> str:
     left = [
         str(row.agents)
         for row, why in zip(table.levels, reasons, strict=True)
-        if why and row.requests
+        if why and row.requests and row.agents
     ]
     if left:
         return f"; agents {', '.join(left)} left out, --include-failed-verdicts takes them in"
@@ -155,5 +200,6 @@ def _write(
     try:
         write(Path(output), entry, time.time())
     except DataError as error:
-        raise ConfigError(f"--output: {error}") from error
+        full = getattr(error.__cause__, "errno", None) in _FULL
+        raise (DataError if full else ConfigError)(f"--output: {error}") from error
     return entry

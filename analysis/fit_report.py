@@ -34,12 +34,12 @@ def points(table: Table, reasons: Sequence[str]) -> str:
 def _cells(row: StageRow, why: str) -> list[str]:
     rate = rate_interval(row)
     return [
-        str(row.agents),
+        str(row.agents or "-"),
         str(row.requests),
         f"{row.requests_per_second:.4g}",
         _span(rate.low, rate.high) if rate else "-",
         _seconds(row.mean_latency),
-        f"no: {why}" if why else "yes",
+        f"no: {why}" if why else "; ".join(filter(None, ["yes", row.note])),
     ]
 
 

@@ -5,6 +5,8 @@ The format is described in docs/fitted_models.md; the planner reads it.
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from analysis.fits.bootstrap import Estimate, ScalingPoint, stage_interval
 from analysis.fits.scaling import LAWS
 from analysis.fits.scaling_fit import ScalingFit
 from analysis.table import StageRow, Table, weighted_mean
-from contract.errors import FitError
+from contract.errors import DataError, FitError
 from contract.rundir import replace_json
 
 SCHEMA = 1
@@ -90,6 +92,7 @@ def point(row: StageRow, why: str) -> Json:
         "mean_latency": row.mean_latency,
         "used": not why,
         "why": why,
+        "note": row.note,
     }
 
 
@@ -146,7 +149,7 @@ def _coefficients(fit: ScalingFit, used: Sequence[StageRow], common: Json) -> Js
     coefficients["service_time"] = service_time(fit, used, common)
     for name in ("output_tokens", "prompt_tokens"):
         mean = weighted_mean(used, f"mean_{name}")
-        if mean is not None:
+        if mean is not None and (mean > 0 or name == "prompt_tokens"):
             coefficients[name] = _measured(mean, "tokens", used, common)
     return coefficients
 
@@ -217,6 +220,14 @@ def _measured(value: float, unit: str, rows: Sequence[StageRow], common: Json) -
 
 
 def write(path: Path, entry: Json, created_unix: float) -> None:
-    """Replace `path` by a document with this one entry, atomically. DataError when it cannot
-    be written; ValueError (our own bug) on a number that is not finite."""
-    replace_json(path, {"schema": SCHEMA, "created_unix": created_unix, "models": [entry]})
+    """Replace `path` by a document with this one entry, atomically; what is no regular file
+    (/dev/stdout, a pipe) is written to instead. DataError when it cannot be written; ValueError
+    (our own bug) on a number that is not finite."""
+    document = {"schema": SCHEMA, "created_unix": created_unix, "models": [entry]}
+    if not os.path.exists(path) or os.path.isfile(path):
+        return replace_json(path, document)
+    try:
+        with path.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error

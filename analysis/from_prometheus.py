@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from analysis.prometheus_api import Prometheus, Series, selector
 from analysis.stage_windows import Span, Window, blocks, gained, spans
-from analysis.table import Key, StageRow, Table
+from analysis.table import Key, StageRow, Table, load_name
 from contract.errors import DataError, nearest
 from contract.metrics import metric
 
@@ -51,7 +51,7 @@ def table_from_prometheus(prometheus: Prometheus, *, run_id: str | None, lookbac
     rows.sort(key=lambda row: row.stage)
     missing = [_name(window) for window in windows if window.end is None]
     never = counters.levels - {window.agents for window in windows}
-    missing += [f"the stage of agents {agents}" for agents in sorted(never)]
+    missing += [f"a later stage ({load_name(agents)})" for agents in sorted(never)]
     return Table(
         key=run.key,
         runs=[run.run_id],
@@ -68,17 +68,25 @@ def _find(prometheus: Prometheus, run_id: str | None, lookback: float) -> _Scrap
     known = sorted({series.labels.get("run_id", "") for series in started})
     if not known:
         raise DataError(
-            f"{prometheus.url}: no {name} within the last {lookback / 3600:g} h; {SCRAPE_IT}, "
+            f"{prometheus.url}: no {name} within the last {_ago(lookback)}; {SCRAPE_IT}, "
             "or look further back with --lookback"
         )
     if run_id is not None and run_id not in known:
         raise DataError(
             f"{prometheus.url}: run '{run_id}' not found among the {len(known)} within the last "
-            f"{lookback / 3600:g} h{nearest(run_id, known)}; --lookback looks further back"
+            f"{_ago(lookback)}{nearest(run_id, known)}; --lookback looks further back"
         )
     wanted = [series for series in started if run_id in (None, series.labels.get("run_id"))]
     newest = max(wanted, key=lambda series: (series.values[0], sorted(series.labels.items())))
     return _scraped(prometheus, newest, now)
+
+
+def _ago(seconds: float) -> str:
+    """A length of time in the largest unit that leaves two of it or more, else in seconds."""
+    for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s"
 
 
 def _scraped(prometheus: Prometheus, start: Series, now: float) -> _Scraped:
@@ -186,7 +194,7 @@ class _Counters:
         latency = _ratio(
             gained(self._seconds.get(agents), span), gained(self._durations.get(agents), span)
         )
-        counts, seconds = blocks(self._ok(agents), span, requests, latency)
+        cut = blocks(self._ok(agents), span, requests, latency)
         return StageRow(
             stage=span.windows[0].stage,
             agents=agents,
@@ -196,12 +204,13 @@ class _Counters:
             mean_prompt_tokens=_ratio(gained(self._prompt.get(agents), span), requests),
             mean_latency=latency,
             outcomes={outcome: n for outcome, n in gains.items() if n},
-            block_counts=counts,
-            block_seconds=seconds,
+            block_counts=cut.counts,
+            block_seconds=cut.seconds,
             verdicts=None,
             good=True,
             why="",
             repeat=repeat,
+            note=cut.note,
         )
 
 
@@ -215,8 +224,9 @@ def _pooled(span: Span) -> str:
         return ""
     stages = ", ".join(str(window.stage) for window in span.windows)
     fate = "are pooled into one point" if span.finished else "are left out"
-    return f"stages {stages} (agents {span.windows[0].agents}) {fate}: no scrape falls between them"
+    load = load_name(span.windows[0].agents)
+    return f"stages {stages} ({load}) {fate}: no scrape falls between them"
 
 
 def _name(window: Window) -> str:
-    return f"stage {window.stage} (agents {window.agents})"
+    return f"stage {window.stage} ({load_name(window.agents)})"

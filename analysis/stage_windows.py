@@ -11,6 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from analysis.prometheus_api import Series
 from analysis.table import FEWEST_BLOCKS, block_number, poisson_blocks, split_cumulative
@@ -24,6 +25,15 @@ class Window:
     agents: int
     start: float
     end: float | None
+
+
+class Blocks(NamedTuple):
+    """Completions in equal blocks of `seconds`; `note` says so where they are not the window's
+    own scatter but that of independent completions."""
+
+    counts: tuple[float, ...]
+    seconds: float
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +93,8 @@ def _steps(series: Series | None, span: Span) -> list[tuple[float, float]]:
     return list(zip(series.times[first:last], rises, strict=True))
 
 
-def blocks(
-    series: Series, span: Span, requests: int, latency: float | None
-) -> tuple[tuple[float, ...], float]:
-    """Completions in equal blocks of the window, and a block's seconds.
+def blocks(series: Series, span: Span, requests: int, latency: float | None) -> Blocks:
+    """Completions in equal blocks of the window.
 
     Between scrapes the count is taken to rise linearly, so a block spans two scrapes at least.
     Where five of those do not fit, or several stages are pooled, the blocks scatter as
@@ -99,8 +107,10 @@ def blocks(
         resolved = min(len(gaps) // 2, int(span.seconds / max(gaps)))
         number = min(block_number(requests, span.seconds, latency), resolved)
         if number >= FEWEST_BLOCKS:
-            return split_cumulative(times, counts, number), span.seconds / number
-    return (independent := poisson_blocks(requests)), span.seconds / len(independent)
+            return Blocks(split_cumulative(times, counts, number), span.seconds / number)
+    independent = poisson_blocks(requests)
+    why = "stages pooled" if more else "too few scrapes in the window"
+    return Blocks(independent, span.seconds / len(independent), f"Poisson interval, {why}")
 
 
 def _cumulative(

@@ -38,7 +38,8 @@ class StageRow:
     """One finished stage: what completed ok inside its window of `seconds`.
 
     `block_counts` are completions in equal blocks of `block_seconds` that tile the window.
-    `verdicts` is None where the source has none; `why` says what is wrong with the stage.
+    `verdicts` is None where the source has none; `why` says what is wrong with the stage, `note`
+    what to know of its interval. An open loop has 0 agents.
     """
 
     stage: int
@@ -55,6 +56,7 @@ class StageRow:
     good: bool
     why: str
     repeat: int = 0
+    note: str = ""
 
     @property
     def requests_per_second(self) -> float:
@@ -72,6 +74,11 @@ class Table:
     levels: list[StageRow]
     missing: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+
+def load_name(agents: int) -> str:
+    """The load of a stage as a reader says it."""
+    return f"agents {agents}" if agents else "open loop"
 
 
 def block_number(requests: int, seconds: float, latency: float | None) -> int:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 
@@ -161,10 +162,11 @@ def test_counts_equal_those_of_the_run_directory(serve, synthetic_run, tmp_path,
 
 def test_blocks_follow_the_scrapes_inside_the_window(serve, synthetic_run, past):
     planted = synthetic_run(levels=(1, 2, 4), epoch_unix=past)
-    fine, coarse = (
-        read(serve({"127.0.0.1:9210": [(planted, interval)]})).levels[0].block_counts
-        for interval in (1.0, 15.0)
-    )
+    rows = [
+        read(serve({"127.0.0.1:9210": [(planted, interval)]})).levels[0] for interval in (1.0, 15.0)
+    ]
+    assert [row.note for row in rows] == ["", "Poisson interval, too few scrapes in the window"]
+    fine, coarse = (row.block_counts for row in rows)
     # Even completions: blocks of two scrapes show little scatter, unresolved ones that of Poisson.
     assert max(fine) - min(fine) < 3
     assert max(coarse) - min(coarse) == pytest.approx(2 * 8 * math.sqrt(9 / 80))
@@ -235,15 +237,61 @@ def test_stages_that_did_not_finish_are_named(serve, synthetic_run, past):
     planted = synthetic_run(finished=4, epoch_unix=past)
     view = read(serve({"127.0.0.1:9210": [(planted, 1.0)]}))
     assert [row.agents for row in view.levels] == [1, 2, 3, 4]
-    assert view.missing == ["stage 5 (agents 5)", "the stage of agents 6"]
+    assert view.missing == ["stage 5 (agents 5)", "a later stage (agents 6)"]
     assert "stage 5 (agents 5) did not finish" in view.warnings
+    assert "a later stage (agents 6) did not finish" in view.warnings
 
 
 def test_lookback_bounds_which_runs_are_seen(serve, synthetic_run, past):
     url = serve({"127.0.0.1:9210": [(synthetic_run(epoch_unix=past), 15.0)]})
-    with pytest.raises(DataError, match="--lookback"):
+    with pytest.raises(DataError, match=r"within the last 60 min; .*--lookback"):
         read(url, lookback=3600.0)
+    with pytest.raises(DataError, match=r"within the last 1 s; "):
+        read(url, lookback=1.0)
     assert len(read(url, lookback=4 * 3600.0).levels) == 6
+
+
+def open_at(kind, place):
+    """A run of `kind` whose stage at `place` is an open loop."""
+
+    class Opened(kind):
+        def keys(self):
+            keys = super().keys()
+            keys[place] = replace(keys[place], agents=0, request_rate=2.0)
+            return keys
+
+        def records(self, at):
+            records = super().records(at)
+            return [replace(r, agents=0) for r in records] if at == place else records
+
+    return Opened
+
+
+def test_an_open_loop_is_shown_and_never_fitted(serve, synthetic_run, past, tmp_path, capsys):
+    planted = open_at(synthetic_run, 4)(levels=(1, 2, 4, 8, 3), epoch_unix=past)
+    url = serve({"127.0.0.1:9210": [(planted, 1.0)]})
+    parser = Parser(prog="analysis")
+    add_parser(parser.add_subparsers())
+    output = tmp_path / "fitted.json"
+    argv = ["fit", "--from-prometheus", url, "--output", str(output), "--include-failed-verdicts"]
+    assert run(parser, argv) == 0
+    assert capsys.readouterr().out.split("no: open loop")[0].splitlines()[-1].split()[0] == "-"
+    [entry] = json.loads(output.read_text())["models"]
+    points = [(p["agents"], p["requests"], p["used"], p["why"]) for p in entry["points"]]
+    assert points[3:] == [(8, 200, True, ""), (0, 200, False, "open loop")]
+    assert entry["coefficients"]["hinge_m"]["n"] == 4
+
+
+def test_a_poisson_interval_is_said_beside_its_point(serve, synthetic_run, past, tmp_path, capsys):
+    url = serve({"127.0.0.1:9210": [(synthetic_run(epoch_unix=past), 15.0)]})
+    parser = Parser(prog="analysis")
+    add_parser(parser.add_subparsers())
+    output = tmp_path / "fitted.json"
+    assert run(parser, ["fit", "--from-prometheus", url, "--output", str(output)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("yes; Poisson interval, too few scrapes in the window") == 6
+    [entry] = json.loads(output.read_text())["models"]
+    assert {point["note"].split(",")[0] for point in entry["points"]} == {"Poisson interval"}
 
 
 def test_an_unknown_run_id_suggests_the_nearest(serve, synthetic_run, past):

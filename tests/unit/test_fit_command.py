@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from analysis.fit_command import add_parser, duration
+from analysis.fit_command import add_parser, duration, reason
 from analysis.planner.fitted import read_fitted
 from analysis.queueing import md1_sojourn_quantile
+from analysis.table import StageRow
 from contract.commandline import Parser, run
 
 
@@ -234,9 +238,76 @@ def test_an_output_that_cannot_be_written_ends_with_2(synthetic_run, tmp_path, f
     assert err.startswith("error: --output: ")
 
 
+@pytest.mark.parametrize("output", ["/", ".", "..", ""])
+def test_an_output_that_is_no_file_ends_with_2_before_the_work(tmp_path, fit, output):
+    code, out, err = fit("--output", output)
+    assert (code, out) == (2, "")
+    assert err.startswith(("error: --output: folder", "error: argument --output: '' given"))
+    assert err.count("\n") == 1
+
+
+def test_a_full_disk_ends_with_4(synthetic_run, tmp_path, fit):
+    synthetic_run().write(tmp_path)
+    (tmp_path / "full.json").symlink_to("/dev/full")
+    code, _, err = fit("--output", tmp_path / "full.json")
+    assert code == 4
+    assert (
+        err
+        == f"error: --output: {tmp_path}/full.json: cannot be written (No space left on device)\n"
+    )
+    assert Path("/dev/full").is_char_device()
+
+
+def test_what_is_no_regular_file_is_written_to_and_not_replaced(synthetic_run, tmp_path, fit):
+    synthetic_run().write(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert fit("--output", tmp_path / "pipe")[0] == 0
+    document = json.loads(os.read(reader, 1 << 16))
+    os.close(reader)
+    assert document["models"][0]["law"]["name"] == "hinge"
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_without_usage_the_tokens_are_unknown_said_and_planned_without(
+    synthetic_run, tmp_path, fit
+):
+    uncounted = {"output_tokens": None, "output_source": None}
+    synthetic_run(edit=lambda record: replace(record, **uncounted)).write(tmp_path)
+    code, out, err = fit("--json")
+    assert code == 0
+    assert err.count("\n") == 1
+    assert err.startswith("warning: output tokens unknown because the server reported no usage")
+    assert json.loads(out)["warnings"] == [err.removeprefix("warning: ").strip()]
+    assert "output_tokens" not in entry(tmp_path)["coefficients"]
+    [read] = read_fitted(str(tmp_path / "fitted.json"))
+    assert sorted(read.coefficients) == ["hinge_m", "prompt_tokens", "service_time"]
+
+
+def test_a_name_that_would_steer_the_terminal_is_refused(synthetic_run, tmp_path, fit):
+    synthetic_run(quantization="fp32\x1b[2J").write(tmp_path)
+    code, out, err = fit()
+    assert (code, out) == (4, "")
+    assert r"quantization: found 'fp32\x1b[2J', expected printable characters" in err
+
+
+def test_open_loops_are_never_fitted_nor_offered():
+    row = StageRow(
+        stage=1, agents=0, seconds=1.0, requests=9, mean_output_tokens=1.0, mean_prompt_tokens=1.0,
+        mean_latency=0.1, outcomes={"ok": 9}, block_counts=(4.0, 5.0), block_seconds=0.5,
+        verdicts=None, good=False, why="failed little",
+    )  # fmt: skip
+    assert [reason(row, included) for included in (False, True)] == ["open loop", "open loop"]
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
+        (["--run", ""], "--run: '' given"),
+        (["--from-prometheus", ""], "--from-prometheus: '' given"),
+        (["--from-prometheus", "--run-id", ""], "--run-id: '' given"),
+        (["--runs-dir", " "], "--runs-dir: ' ' given"),
+        (["--from-prometheus", "--runs-dir", "x"], "--runs-dir: given with --from-prometheus"),
         (["--seed", "-1"], "argument --seed"),
         (["--resamples", "3"], "argument --resamples"),
         (["--timeout", "nan"], "argument --timeout"),

@@ -61,15 +61,17 @@ def test_a_span_with_an_unfinished_stage_is_not_finished():
 def test_blocks_come_from_samples_inside_the_window():
     # One completion a second until 10 s, two a second until 20 s; scraped every second.
     counter = series(*((t, min(30, max(t, 2 * t - 10))) for t in range(25)))
-    counts, seconds = blocks(counter, span(0, 20, counter.times), 30, 0.1)
+    counts, seconds, note = blocks(counter, span(0, 20, counter.times), 30, 0.1)
     assert seconds == pytest.approx(20 / 6)
+    assert note == ""
     assert counts[:3] == pytest.approx([10 / 3] * 3)
     assert counts[3:] == pytest.approx([20 / 3] * 3)
 
 
 def test_blocks_are_never_shorter_than_a_gap_in_the_scrapes():
     counter = series(*((t, t) for t in range(31) if not 5 < t < 20))
-    counts, seconds = blocks(counter, span(0, 30, counter.times), 30, 0.1)
+    counts, seconds, note = blocks(counter, span(0, 30, counter.times), 30, 0.1)
     assert seconds == pytest.approx(3.0)
     assert counts[0] != counts[1]
+    assert note == "Poisson interval, too few scrapes in the window"
     assert sum(counts) == pytest.approx(30)
