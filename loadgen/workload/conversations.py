@@ -128,7 +128,9 @@ def block_words(
 
 
 def _words(count: int, seed: int, purpose: str, *numbers: int) -> list[str]:
-    return random.Random(key(seed, purpose, *numbers)).choices(WORDS, k=max(0, count))
+    if count <= 0:
+        return []
+    return random.Random(key(seed, purpose, *numbers)).choices(WORDS, k=count)
 
 
 def _place(turn: Turn) -> tuple[int, int]:
