@@ -9,7 +9,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from analysis.arguments import printable, text
+from analysis.names import printable
 from contract.commandline import integer, number, say
 from contract.errors import ConfigError, DataError, FitError
 
@@ -28,25 +28,20 @@ def add_parser(subparsers: Any) -> None:
     """Add `fit` to the subcommands of `analysis`."""
     parser = subparsers.add_parser("fit", help="fit scaling laws to a run", description=_ABOUT)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--run", type=text, metavar="RUN", help="a run's folder or id (default: latest)"
-    )
+    source.add_argument("--run", metavar="RUN", help="a run's folder or id (default: latest)")
     source.add_argument(
         "--from-prometheus",
-        type=text,
         metavar="URL",
         nargs="?",
         const=DEFAULT_URL,
         help=f"read from Prometheus (default address: {DEFAULT_URL})",
     )
-    parser.add_argument("--runs-dir", type=text, metavar="DIR", help="where runs lie (runs)")
-    parser.add_argument(
-        "--run-id", type=text, metavar="ID", help="which run in Prometheus (default: newest)"
-    )
+    parser.add_argument("--runs-dir", metavar="DIR", help="where runs lie (runs)")
+    parser.add_argument("--run-id", metavar="ID", help="which run in Prometheus (default: newest)")
     parser.add_argument(
         "--lookback", type=duration, metavar="TIME", help="how far back to look for it (24h)"
     )
-    parser.add_argument("--output", type=text, metavar="FILE", default="fitted_models.json")
+    parser.add_argument("--output", metavar="FILE", default="fitted_models.json")
     parser.add_argument(
         "--include-failed-verdicts", action="store_true", help="fit stages that failed a check too"
     )

@@ -7,7 +7,6 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from analysis.arguments import text
 from contract.commandline import integer, number, say
 from contract.errors import ConfigError, SloError
 
@@ -59,13 +58,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _add_choices(group: Any) -> None:
-    group.add_argument(
-        "--model-size", type=text, metavar="SIZE", help="such as 3b; all sizes when left out"
-    )
-    group.add_argument("--hardware", type=text, metavar="NAME", help="default: the reference GPU")
-    group.add_argument("--backend", type=text, metavar="A[,B]", help="only these engines")
-    group.add_argument("--quantization", type=text, metavar="A[,B]", help="only these weights")
-    group.add_argument("--models", type=text, metavar="FILE", help="own fits: fitted_models.json")
+    group.add_argument("--model-size", metavar="SIZE", help="such as 3b; all sizes when left out")
+    group.add_argument("--hardware", metavar="NAME", help="default: the reference GPU")
+    group.add_argument("--backend", metavar="A[,B]", help="only these engines")
+    group.add_argument("--quantization", metavar="A[,B]", help="only these weights")
+    group.add_argument("--models", metavar="FILE", help="own fits: fitted_models.json")
     group.add_argument("--hourly-usd", type=PRICES, metavar="USD",
                        help="price of the hardware in --models")  # fmt: skip
     group.add_argument("--include-disputed", action="store_true",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from analysis.arguments import printable
+from analysis.names import printable
 from analysis.planner.values import CLASSES, Value
 from contract.errors import DataError
 

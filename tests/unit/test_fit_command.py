@@ -242,7 +242,7 @@ def test_an_output_that_cannot_be_written_ends_with_2(synthetic_run, tmp_path, f
 def test_an_output_that_is_no_file_ends_with_2_before_the_work(tmp_path, fit, output):
     code, out, err = fit("--output", output)
     assert (code, out) == (2, "")
-    assert err.startswith(("error: --output: folder", "error: argument --output: '' given"))
+    assert err.startswith(("error: --output: folder", "error: --output: an empty text"))
     assert err.count("\n") == 1
 
 
@@ -303,10 +303,10 @@ def test_open_loops_are_never_fitted_nor_offered():
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["--run", ""], "--run: '' given"),
-        (["--from-prometheus", ""], "--from-prometheus: '' given"),
-        (["--from-prometheus", "--run-id", ""], "--run-id: '' given"),
-        (["--runs-dir", " "], "--runs-dir: ' ' given"),
+        (["--run", ""], "--run: an empty text is given"),
+        (["--from-prometheus", ""], "--from-prometheus: an empty text is given"),
+        (["--from-prometheus", "--run-id", ""], "--run-id: an empty text is given"),
+        (["--runs-dir", ""], "--runs-dir: an empty text is given"),
         (["--from-prometheus", "--runs-dir", "x"], "--runs-dir: given with --from-prometheus"),
         (["--seed", "-1"], "argument --seed"),
         (["--resamples", "3"], "argument --resamples"),
