@@ -227,7 +227,8 @@ RunStatus = Literal["running", "complete", "partial", "failed"]
 class Manifest:
     """What a run is: written first, replaced atomically as its status changes.
 
-    `planned` lists every stage in order, so that a run cut short can name what is missing.
+    `planned` lists every stage in order, so that a run cut short can name what is missing; it
+    grows, stage by stage, where each is decided by those before.
     `pid` and `pid_started` (seconds, wall clock) tell a live writer from a dead one.
     """
 

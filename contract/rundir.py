@@ -80,6 +80,12 @@ class RunWriter:
         """One finished stage, one line."""
         _append_line(self._stages, stage.to_json(), self.path / STAGES)
 
+    def plan(self, key: StageKey) -> None:
+        """One more stage is about to begin that nobody planned beforehand."""
+        planned = [*self.manifest.planned, key]
+        self.manifest = replace(self.manifest, planned=planned)
+        self._replace_manifest()
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace `summary.json`."""
         replace_json(self.path / SUMMARY, summary)

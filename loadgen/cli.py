@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from contract.commandline import VERSION, Parser, run
-from loadgen import export_command, flags, run_command, serve_command
+from loadgen import export_command, find_command, flags, run_command, serve_command
 
 
 def build_parser() -> Parser:
@@ -17,6 +17,7 @@ def build_parser() -> Parser:
     top.add_argument("--version", action="version", version=f"loadstone {VERSION}")
     subparsers = top.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     run_command.add_parser(subparsers)
+    find_command.add_parser(subparsers)
     _add_check(subparsers)
     _add_show(subparsers)
     export_command.add_parser(subparsers)

@@ -27,7 +27,7 @@ from loadgen.facts import manifest_of
 from loadgen.files.close import close_files
 from loadgen.goodput import parse_goodput
 from loadgen.observe import Observer
-from loadgen.stages import plans, stage_of
+from loadgen.stages import Course, Levels, stage_of
 from loadgen.summary import run_summary, stage_summary
 from loadgen.tally import Tally
 from loadgen.workload.build import source_of
@@ -43,7 +43,12 @@ class Progress:
 
     stage: StageRun | None = None
     number: int = 0
-    stages: int = 0
+    stages: int = 0  # 0: nobody knows yet
+
+    @property
+    def place(self) -> str:
+        """`3 of 8`, or `3` where the number of stages is not known."""
+        return f"{self.number} of {self.stages}" if self.stages else str(self.number)
 
 
 @dataclass(slots=True)
@@ -57,11 +62,16 @@ class Conduct:
     summaries: list[dict[str, Any]] = field(default_factory=list)
     interrupted: int | None = None  # the signal that ended the run early
     path: Path | None = None
+    course: Course | None = None  # the configuration's levels where none is given
+    _course: Course = field(init=False)
     _source: Source = field(init=False)
     _writer: RunWriter = field(init=False)
     _observer: Observer = field(init=False)
     _server: MetricsServer = field(init=False)
     _epoch: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        self._course = self.course or Levels(self.config)
 
     async def run(self) -> Path:
         """Drive every stage; returns the run directory. Raises what ended the run early, after
@@ -90,16 +100,18 @@ class Conduct:
 
     def _begin(self, target: Target, instruments: Instruments) -> None:
         self._epoch = time.monotonic()
-        manifest = manifest_of(self.config, self.backend.name, target, time.time())
+        planned = self._course.planned(self.backend.name, target.model)
+        manifest = manifest_of(self.config, self.backend.name, target, planned, time.time())
         salt = zlib.crc32(manifest.run.encode())
         self._source = source_of(self.config, salt, self.backend.tokenizer())
         self._writer = RunWriter(Path(self.config.output_dir), manifest)
         self._observer = Observer(instruments, manifest)
         self.path = self._writer.path
-        self.progress.stages = len(manifest.planned)
+        self.progress.stages = len(planned)
+        stages = f"{len(planned)} stages" if planned else "stages as the search wants them"
         self.said(
             f"run {manifest.run}: {target.model} on {self.backend.name}, "
-            f"{len(manifest.planned)} stages, /metrics on port {self._server.port}"
+            f"{stages}, /metrics on port {self._server.port}"
         )
 
     async def _stages(self, target: Target) -> None:
@@ -110,7 +122,7 @@ class Conduct:
         status: RunStatus = "partial"
         note = "the process ended early"
         try:
-            for plan in plans(self.config, self.backend.name, target.model):
+            for plan in self._course.plans(self.backend.name, target.model):
                 await self._stage(plan)
                 if self.interrupted is not None:
                     note = f"interrupted by {signal.Signals(self.interrupted).name}"
@@ -130,6 +142,7 @@ class Conduct:
                 await self._linger()
 
     async def _stage(self, plan: StagePlan) -> None:
+        self._expect(plan)
         stage = StageRun(
             run=self.manifest.run,
             plan=plan,
@@ -142,7 +155,7 @@ class Conduct:
             opened=lambda start: self._observer.opened(plan.number, plan.key, start),
         )
         self.progress.stage, self.progress.number = stage, plan.number
-        self.said(f"stage {plan.number} of {self.progress.stages}: {plan.key.level}")
+        self.said(f"stage {self.progress.place}: {plan.key.level}")
         with suppress(BackendError):  # if nothing answers, the requests will say so
             await self.backend.warm(min(MOST_WARM, max(1, plan.key.agents)))
         driving = asyncio.create_task(stage.drive())
@@ -157,8 +170,14 @@ class Conduct:
         self._writer.append_stage(done)
         self._observer.closed(done)
         self.summaries.append(stage_summary(done, stage.tally))
-        if stage.tally.ok == 0 and self.interrupted is None:
-            raise TargetError(_no_success(stage))
+        if self.interrupted is None:
+            self._course.ended(stage, done)
+
+    def _expect(self, plan: StagePlan) -> None:
+        """Let manifest and view know of a stage that is decided only now."""
+        if plan.number > len(self.manifest.planned):
+            self._writer.plan(plan.key)
+            self._observer.expect(plan.key.agents)
 
     def _emit(self, record: RequestRecord) -> None:
         self._writer.append_request(record)
@@ -216,12 +235,3 @@ class Conduct:
         # Scrapes are counted on another thread, hence no event to wait for.
         while self._server.scrapes < seen + 2 and time.monotonic() < give_up:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-
-
-def _no_success(stage: StageRun) -> str:
-    reasons = stage.tally.reasons.most_common(1)
-    why = f", most often {reasons[0][0]} ({reasons[0][1]} times)" if reasons else ""
-    return (
-        f"no request succeeded in stage {stage.plan.number} (agents {stage.plan.key.agents})"
-        f": {stage.tally.sent} sent{why}; see requests.jsonl of the run"
-    )

@@ -48,6 +48,6 @@ def status_line(conduct: Conduct) -> str:
     tally = stage.tally
     failed = sum(tally.outcomes.values()) - tally.outcomes["ok"]
     return (
-        f"stage {stage.plan.number}/{conduct.progress.stages}  agents {stage.plan.key.agents}  "
+        f"stage {conduct.progress.place}  {stage.plan.key.level}  "
         f"{phase}  ok {tally.outcomes['ok']}  failed {failed}  in flight {stage.in_flight}"
     )

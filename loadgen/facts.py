@@ -12,13 +12,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from contract.commandline import VERSION
-from contract.records import SCHEMA_VERSION, Manifest
+from contract.records import SCHEMA_VERSION, Manifest, StageKey
 from loadgen.backends.base import Target
 from loadgen.config import RunConfig
-from loadgen.stages import keys
 
 
-def manifest_of(config: RunConfig, backend: str, target: Target, epoch_unix: float) -> Manifest:
+def manifest_of(
+    config: RunConfig,
+    backend: str,
+    target: Target,
+    planned: list[StageKey],
+    epoch_unix: float,
+) -> Manifest:
     """The manifest of a run that begins now."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(epoch_unix))
     return Manifest(
@@ -28,7 +33,7 @@ def manifest_of(config: RunConfig, backend: str, target: Target, epoch_unix: flo
         epoch_unix=epoch_unix,
         config=config.model_dump(mode="json"),
         config_sha256=config.sha256(),
-        planned=keys(config, backend, target.model),
+        planned=planned,
         model={
             "name": target.model,
             "quantization": target.quantization,

@@ -64,29 +64,34 @@ def add_target_flags(parser: argparse.ArgumentParser) -> None:
          help="give up a request after S seconds (default 120)")  # fmt: skip
 
 
-def add_load_flags(parser: argparse.ArgumentParser) -> None:
-    """How requests come about."""
-    flag = parser.add_argument_group("load").add_argument
+def add_level_flags(parser: argparse.ArgumentParser) -> None:
+    """The stages of a run."""
+    flag = parser.add_argument_group("stages").add_argument
     flag("--agents", "--concurrency", dest="agents", metavar="N",
          help="closed loop: 1..16 each, 1..16x2 doubling, 1..16+3, or 1,2,4")  # fmt: skip
-    flag("--think", metavar="S", help="closed loop: seconds before each request, 2 or 1..5 or "
-         "exponential(2) or lognormal(2,0.5)")  # fmt: skip
     flag("--request-rate", metavar="R", help="open loop: requests/s; each of 1,2,4 or 1..16x2 is "
          "a stage")  # fmt: skip
-    flag("--arrival", "--arrival-pattern", dest="arrival",
-         choices=("closed", "constant", "poisson", "gamma"),
-         help="how arrivals come (default closed; poisson with a rate)")  # fmt: skip
-    flag("--burstiness", type=number(above=0, at_most=1000), metavar="K",
-         help="gamma: shape; below 1 bursty, 1 is Poisson, above 1 smooth")  # fmt: skip
     flag("--rate-stages", metavar="R:S", help="open loop: 5:60,5..20:120 holds 5/s for 60 s, then "
          "ramps to 20/s in 120 s")  # fmt: skip
-    flag("--max-concurrency", type=integer(at_least=1), metavar="N",
-         help="open loop: at most N in flight; the wait for a place counts")  # fmt: skip
     flag("--trace", metavar="FILE", help="open loop: replay a trace's instants and lengths")
     flag("--trace-type", choices=("azure", "mooncake", "burstgpt", "jsonl"),
          help="format of the trace (default: by its columns)")  # fmt: skip
     flag("--trace-time-unit", choices=("s", "ms", "us", "ns"), help="unit of its timestamps")
     flag("--trace-speed", type=number(above=0), metavar="X", help="replay X times as fast")
+
+
+def add_load_flags(parser: argparse.ArgumentParser) -> None:
+    """How requests come about, whatever the level."""
+    flag = parser.add_argument_group("load").add_argument
+    flag("--think", metavar="S", help="closed loop: seconds before each request, 2 or 1..5 or "
+         "exponential(2) or lognormal(2,0.5)")  # fmt: skip
+    flag("--arrival", "--arrival-pattern", dest="arrival",
+         choices=("closed", "constant", "poisson", "gamma"),
+         help="how arrivals come (default closed; poisson with a rate)")  # fmt: skip
+    flag("--burstiness", type=number(above=0, at_most=1000), metavar="K",
+         help="gamma: shape; below 1 bursty, 1 is Poisson, above 1 smooth")  # fmt: skip
+    flag("--max-concurrency", type=integer(at_least=1), metavar="N",
+         help="open loop: at most N in flight; the wait for a place counts")  # fmt: skip
 
 
 def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +123,11 @@ def add_window_flags(parser: argparse.ArgumentParser) -> None:
          help="seconds before the window opens (default 0)")  # fmt: skip
     flag("--grace-period", type=number(at_least=0, at_most=DAY), metavar="S",
          help="let requests in flight end for S seconds after the window (default 30)")  # fmt: skip
+
+
+def add_stop_flags(parser: argparse.ArgumentParser) -> None:
+    """What else a run of several stages may be asked."""
+    flag = parser.add_argument_group("limits").add_argument
     flag("--most-errors", type=number(above=0, at_most=1), metavar="SHARE",
          help="end a stage early once more than this share of its requests failed")  # fmt: skip
     flag("--goodput", nargs="+", metavar="LIMIT",

@@ -87,8 +87,11 @@ def attainment(met: int, total: int, confidence: float = 0.95) -> Attainment:
     return Attainment(met, total, met / total, low, high)
 
 
-def wilson(met: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Two-sided score interval of a share (Wilson 1927): covers `confidence` on average."""
+def wilson(met: float, total: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Two-sided score interval of a share (Wilson 1927): covers `confidence` on average.
+
+    Counts need not be whole: those of requests that are alike stand for fewer.
+    """
     from statistics import NormalDist
 
     _check(met, total, confidence)
@@ -124,7 +127,7 @@ def _milliseconds(value: str, part: str, field: str) -> float:
     return limit / 1e3
 
 
-def _check(met: int, total: int, confidence: float) -> None:
+def _check(met: float, total: float, confidence: float) -> None:
     if not 0 <= met <= total or total < 1 or not 0 < confidence < 1:
         raise ValueError(f"{met} of {total} at confidence {confidence}")
 

@@ -51,6 +51,11 @@ class Observer:
             agents: self._level(agents) for agents in {key.agents for key in manifest.planned}
         }
 
+    def expect(self, agents: int) -> None:
+        """A level is about to begin; nobody may have planned it."""
+        if agents not in self._levels:
+            self._levels[agents] = self._level(agents)
+
     def _level(self, agents: int) -> _Level:
         """The series of one level. A series first seen at 1 never shows in increase(): every
         label set is created now, and looked up never again."""

@@ -31,9 +31,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
         "--config", metavar="FILE", help="YAML with the same settings; flags win over it"
     )
     flags.add_target_flags(parser)
+    flags.add_level_flags(parser)
     flags.add_load_flags(parser)
     flags.add_prompt_flags(parser)
     flags.add_window_flags(parser)
+    flags.add_stop_flags(parser)
     flags.add_output_flags(parser)
 
 
@@ -110,7 +112,7 @@ def command(arguments: argparse.Namespace) -> int:
     backend = BACKENDS[config.backend.kind].build(config)
     conduct = Conduct(config, backend, said)
     try:
-        _loop_run(conduct)
+        drive(conduct)
     finally:
         if conduct.summaries:
             document = {
@@ -123,7 +125,8 @@ def command(arguments: argparse.Namespace) -> int:
     return 0 if conduct.interrupted is None else 128 + conduct.interrupted
 
 
-def _loop_run(conduct: Conduct) -> None:
+def drive(conduct: Conduct) -> None:
+    """One run to its end in an event loop of its own, with the status line beside it."""
     import asyncio
 
     from loadgen.console import watch

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
+from contract.errors import TargetError
 from contract.records import Stage, StageKey, Verdict
 from contract.steady import mser5
 from loadgen.config import RunConfig
@@ -12,6 +15,40 @@ from loadgen.saturation import saturation_verdict
 from loadgen.verdicts import verdicts
 from loadgen.workload.build import levels
 from loadgen.workload.lengths import parse_lengths
+
+
+class Course(Protocol):
+    """Which stages a run has: all known beforehand, or each decided by those before it."""
+
+    def planned(self, backend: str, model: str, /) -> list[StageKey]:
+        """What is known when the run begins; [] where everything is decided as it goes."""
+        ...
+
+    def plans(self, backend: str, model: str, /) -> Iterator[StagePlan]:
+        """The stages in order; the next one is asked for once the last has ended."""
+        ...
+
+    def ended(self, stage: StageRun, done: Stage, /) -> None:
+        """A stage is over and written. TargetError ends the run."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """The levels of a configuration, one after the other."""
+
+    config: RunConfig
+
+    def planned(self, backend: str, model: str) -> list[StageKey]:
+        return keys(self.config, backend, model)
+
+    def plans(self, backend: str, model: str) -> Iterator[StagePlan]:
+        return plans(self.config, backend, model)
+
+    def ended(self, stage: StageRun, _done: Stage) -> None:
+        """A stage without a single success ends the run: the target is not there."""
+        if stage.tally.ok == 0:
+            raise TargetError(no_success(stage))
 
 
 def plans(config: RunConfig, backend: str, model: str) -> Iterator[StagePlan]:
@@ -70,6 +107,16 @@ def stage_of(stage: StageRun, epoch_unix: float) -> Stage:
         sent=stage.tally.sent,
         verdicts=_verdicts(stage),
         complete=stage.complete,
+    )
+
+
+def no_success(stage: StageRun) -> str:
+    """The line for a stage in which nothing succeeded."""
+    reasons = stage.tally.reasons.most_common(1)
+    why = f", most often {reasons[0][0]} ({reasons[0][1]} times)" if reasons else ""
+    return (
+        f"no request succeeded in stage {stage.plan.number} (agents {stage.plan.key.agents})"
+        f": {stage.tally.sent} sent{why}; see requests.jsonl of the run"
     )
 
 

@@ -24,7 +24,8 @@ class Tally:
     """
 
     objectives: Objectives | None = None
-    met: int = 0  # measured requests that met all objectives
+    mets: bytearray = field(default_factory=bytearray)  # measured: 1 met all objectives, 0 not
+    loads: int = 0  # requests of any phase that waited for the model to be loaded
     outcomes: Counter[str] = field(default_factory=Counter)  # measured phase
     reasons: Counter[str] = field(default_factory=Counter)  # why not ok, any phase
     sent: int = 0
@@ -45,10 +46,16 @@ class Tally:
     cached_tokens: int = 0
     token_pairs: list[tuple[int, int]] = field(default_factory=list)
 
+    @property
+    def met(self) -> int:
+        """Measured requests that met all objectives."""
+        return sum(self.mets)
+
     def add(self, record: RequestRecord, client_tokens: int | None = None) -> None:
         """Take one record; `client_tokens` is our own count where we have a tokenizer."""
         self.sent += 1
         self.ok += record.outcome == "ok"
+        self.loads += record.server is not None and bool(record.server.load)
         self.dues.append(record.due)
         self.endeds.append(record.ended)
         if record.outcome != "ok":
@@ -57,7 +64,8 @@ class Tally:
             return
         self.outcomes[record.outcome] += 1
         self.measured_stays.append(record.ended - record.due)
-        self.met += self.objectives is not None and self.objectives.met_by(record)
+        if self.objectives is not None:
+            self.mets.append(self.objectives.met_by(record))
         if record.outcome == "ok":
             self._add_ok(record, client_tokens)
 

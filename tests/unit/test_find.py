@@ -1,0 +1,375 @@
+"""The search for the largest load: its decisions one by one, and whole in virtual time against
+queues whose optimum is computed by other means."""
+
+import asyncio
+import heapq
+import random
+import statistics
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from contract.errors import ConfigError, TargetError
+from contract.records import RequestRecord, ServerFacts
+from loadgen.cli import build_parser
+from loadgen.config import RunConfig
+from loadgen.engine import StageRun
+from loadgen.find import Grid, Observation, Rules, design_effect, judge, standing
+from loadgen.find_command import grid_of, resolve
+from loadgen.find_course import Search, relaxation
+from loadgen.find_report import Asked, found, line, nothing
+from loadgen.goodput import Objectives, parse_goodput, wilson
+from loadgen.stages import stage_of
+from loadgen.stopwatch import Facts
+from loadgen.tally import Tally
+from loadgen.workload.lengths import fixed
+from loadgen.workload.prompts import PromptSource
+
+GOOD, BAD, UNSURE = Observation(1000, 1000), Observation(0, 1000), Observation(95, 100)
+RULES = Rules(0.95)
+
+
+def places(grid, meets, rules=RULES):
+    """The places a search drives when a level meets the objective if `meets(place)`."""
+    history, driven = [], []
+    while (place := standing(history, grid, rules).place) is not None:
+        driven.append(place)
+        history.append(GOOD if meets(place) else BAD)
+    return driven, standing(history, grid, rules)
+
+
+def test_it_doubles_then_bisects_down_to_one_step():
+    driven, over = places(Grid(1, 1000), lambda place: place <= 11)
+    assert driven == [1, 2, 4, 8, 16, 12, 10, 11]
+    assert (over.best.place, over.missed.place) == (11, 12)
+
+
+def test_it_halves_where_the_first_level_is_too_much():
+    driven, over = places(Grid(40, 1000), lambda place: place <= 3)
+    assert driven == [40, 20, 10, 5, 2, 3, 4]
+    assert (over.best.place, over.missed.place) == (3, 4)
+
+
+@pytest.mark.parametrize("start", [1, 7, 64, 100])
+def test_it_finds_any_boundary_from_anywhere(start):
+    for most in range(101):
+        driven, over = places(Grid(start, 100), most.__ge__)
+        assert (over.best.place if over.best else 0) == most
+        assert len(set(driven)) == len(driven) <= 15
+
+
+def test_the_most_that_may_be_asked_is_asked_and_ends_it():
+    driven, over = places(Grid(1, 11), lambda _place: True)
+    assert driven == [1, 2, 4, 8, 11]
+    assert (over.best.place, over.missed) == (11, None)
+
+
+def test_a_level_is_decided_when_its_interval_leaves_the_target():
+    # Wilson at 1 - 0.05 / 3: 109 of 109 reach down to 0.9500, 108 of 108 to 0.9496.
+    assert judge(1, [Observation(109, 109)], RULES).meets is True
+    assert judge(1, [Observation(108, 108)], RULES).meets is None
+    assert RULES.fewest == 109
+    assert judge(1, [Observation(880, 1000)], RULES).meets is False
+    assert judge(1, [Observation(950, 1000)], RULES).meets is None
+
+
+def test_repeats_are_pooled_and_the_last_is_decided_by_the_point_estimate():
+    first = judge(1, [Observation(60, 60)], RULES)
+    both = judge(1, [Observation(60, 60)] * 2, RULES)
+    assert (first.meets, both.meets, both.ground) == (None, True, "interval")
+    held = judge(1, [UNSURE] * 3, RULES)
+    assert (held.meets, held.ground, held.stages) == (True, "point estimate", 3)
+    under = judge(1, [UNSURE, UNSURE, Observation(94, 100)], RULES)
+    assert (under.meets, under.ground) == (False, "point estimate")
+
+
+def test_requests_that_meet_and_miss_together_count_for_fewer():
+    alike = judge(1, [Observation(970, 1000, effect=20.0)], RULES)
+    assert alike.meets is None
+    assert alike.share == 0.97
+    assert (alike.low, alike.high) == pytest.approx(wilson(48.5, 50, RULES.confidence))
+    assert judge(1, [Observation(970, 1000)], RULES).meets is True
+
+
+def test_the_design_effect_is_that_of_the_batch_means():
+    draw = random.Random(1).random
+    single = [int(draw() < 0.8) for _ in range(4000)]
+    runs = [met for met in single[:400] for _ in range(10)]
+    assert design_effect(single) == pytest.approx(1, abs=0.7)
+    # Ten in a row alike: ten times the variance; the estimate has 19 degrees of freedom.
+    assert 5 < design_effect(runs) < 16
+    assert design_effect([1] * 500) == design_effect([0] * 500) == design_effect([]) == 1
+
+
+def test_a_miss_while_the_model_was_loaded_is_repeated_and_not_counted():
+    cold = Observation(50, 100, loads=4)
+    grid = Grid(1, 8)
+    once = standing([cold], grid, RULES)
+    assert (once.place, once.judged[0].meets, once.judged[0].cold) == (1, None, 1)
+    assert standing([cold, GOOD], grid, RULES).place == 2
+    # It passed all the same, or it loads every time: then it counts.
+    assert standing([replace(GOOD, loads=4)], grid, RULES).place == 2
+    thrashing = standing([cold] * 4, grid, RULES)
+    assert (thrashing.place, thrashing.judged[0].meets) == (None, False)
+
+
+def test_saturation_fails_a_level_but_one_false_alarm_does_not():
+    alarm = replace(GOOD, saturated=True)
+    assert judge(1, [alarm], RULES).meets is None
+    assert judge(1, [alarm, GOOD], RULES).meets is None
+    assert judge(1, [alarm, GOOD, GOOD], RULES).meets is True
+    twice = judge(1, [alarm, alarm], RULES)
+    assert (twice.meets, twice.ground) == (False, "saturation")
+    assert judge(1, [alarm], Rules(0.95, repeats=1)).meets is False
+
+
+def test_a_window_in_which_nothing_ended_is_repeated_and_then_missed():
+    silent = [Observation(0, 0)] * 3
+    assert judge(1, silent[:2], RULES).meets is None
+    assert judge(1, silent, RULES).meets is False
+
+
+class Queue:
+    """A FIFO server of `slots` places with gamma service times, in the loop's own time."""
+
+    name = "queue"
+
+    def __init__(self, slots, draw):
+        self.places, self.draw = asyncio.Semaphore(slots), draw
+
+    async def perform(self, request, watch, timeout):
+        watch.sent()
+        async with self.places:
+            await asyncio.sleep(self.draw())
+            watch.mark()
+        return Facts("ok", output_tokens=1)
+
+
+async def searched(search, backend):
+    """Drive every stage the search wants, and return where it stands."""
+    clock = asyncio.get_running_loop().time
+    for plan in search.plans("queue", "m"):
+        stage = StageRun("r", plan, backend, PromptSource(0, fixed(8), fixed(1)), clock,
+                         lambda _record: None,
+                         tally=Tally(search.asked.objectives))  # fmt: skip
+        await stage.drive()
+        search.ended(stage, stage_of(stage, 0.0))
+    return search.standing
+
+
+def sojourns(load, rate, slots, draw, count=100_000):
+    """Seconds in a FIFO queue of each of `count` requests: `load` agents, or Poisson arrivals."""
+    arrivals, now, stays = random.Random(99), 0.0, []
+    free = [0.0] * slots
+    ready = [0.0] * round(load)
+    for _ in range(count):
+        if rate:
+            now += arrivals.expovariate(load)
+        else:
+            now = heapq.heappop(ready)
+        ended = max(now, heapq.heappop(free)) + draw()
+        heapq.heappush(free, ended)
+        if not rate:
+            heapq.heappush(ready, ended)
+        stays.append(ended - now)
+    return stays
+
+
+def width(stays, limit, target, requests):
+    """Of the 95 % interval that so many requests give, alike as those of `stays` are."""
+    mets = [stay <= limit for stay in stays]
+    share = statistics.fmean(mets)
+    means = [statistics.fmean(mets[i : i + 1000]) for i in range(0, len(mets), 1000)]
+    effect = 1000 * statistics.variance(means) / (share * (1 - share)) if 0 < share < 1 else 1.0
+    low, high = wilson(target * requests / effect, requests / effect)
+    return high - low
+
+
+CASES = [  # by rate, slots, gamma shape, step, place that shall be the largest
+    (False, 1, 16, 2, 3), (False, 1, 8, 3, 2), (False, 2, 8, 3, 3), (False, 3, 8, 4, 3),
+    (False, 4, 8, 4, 2), (False, 1, 4, 3, 2), (False, 2, 16, 4, 4),
+    (True, 2, 16, 7.0, 1), (True, 4, 16, 16.0, 1), (True, 1, 8, 3.0, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_it_comes_within_one_step_of_the_optimum(jump, seed):
+    rate, slots, shape, step, place = CASES[seed % len(CASES)]
+    target, count = 0.8, 1500 if rate else 600
+    true = random.Random(1000 + seed)
+
+    def stays_at(place):
+        return sojourns(place * step, rate, slots, lambda: true.gammavariate(shape, 0.1 / shape))
+
+    here, above = stays_at(place), stays_at(place + 1)
+    quantiles = [sorted(stays)[int(target * len(stays))] for stays in (here, above)]
+    limit = quantiles[0] + (0.25 if rate else 0.4) * (quantiles[1] - quantiles[0])
+
+    # The boundary is two interval widths from both grid points, and the optimum lies between.
+    shares = [statistics.fmean(stay <= limit for stay in stays) for stays in (here, above)]
+    assert shares[0] - target >= 2 * width(here, limit, target, 3 * count)
+    assert target - shares[1] >= 2 * width(above, limit, target, 3 * count)
+
+    draw = random.Random(seed)
+    objectives = Objectives(e2el=limit)
+    load = {"request_rate": str(step)} if rate else {"agents": (1,)}
+    config = RunConfig(isl="8", osl="1", request_count=count, warmup_requests=150, seed=seed,
+                       **load)  # fmt: skip
+    grid = Grid(start=1 + seed % 4, last=4 if rate else 16, step=step)
+    search = Search(config, Asked(objectives, target, ""), grid, Rules(target))
+    over = jump(searched(search, Queue(slots, lambda: draw.gammavariate(shape, 0.1 / shape))))
+    assert over.place is None
+    assert abs(over.best.place - place) <= 1
+
+
+def search_of(**more):
+    config = RunConfig(isl="8", osl="1", **more)
+    asked = Asked(Objectives(e2el=0.2), 0.95, "agents")
+    return Search(config, asked, Grid(4, 8), RULES)
+
+
+def test_each_stage_has_its_own_number_repeat_and_chances():
+    search = search_of(request_rate="4")
+    stages = []
+    for plan in search.plans("queue", "m"):
+        stages.append(plan)
+        search.history.append(UNSURE)
+        if len(stages) == 3:
+            break
+    assert [plan.number for plan in stages] == [1, 2, 3]
+    assert [(plan.key.request_rate, plan.key.repeat) for plan in stages] == [(4, 0), (4, 1), (4, 2)]
+    first = [next(iter(plan.load.dues)) for plan in stages]
+    assert all(one != other for one, other in pairwise(first))
+
+
+class Refusing(Queue):
+    """Answers the first `answers` requests, and ends all others with `outcome`."""
+
+    def __init__(self, answers, outcome):
+        super().__init__(8, lambda: 0.1)
+        self.left, self.outcome = answers, outcome
+
+    async def perform(self, request, watch, timeout):
+        facts = await super().perform(request, watch, timeout)
+        self.left -= 1
+        return facts if self.left >= 0 else Facts(self.outcome, error="as told")
+
+
+@pytest.mark.parametrize(("answers", "outcome"), [(0, "rejected"), (400, "unreachable")])
+def test_a_target_never_there_or_gone_ends_the_search(jump, answers, outcome):
+    search = search_of(agents=(1,), request_count=100)
+    with pytest.raises(TargetError, match=f"no request succeeded .*{outcome}: as told"):
+        jump(searched(search, Refusing(answers, outcome)))
+
+
+def test_a_server_that_answers_nobody_at_a_level_misses_it(jump):
+    search = search_of(agents=(1,), request_count=130)
+    # 4 agents warm up and send 130 in the window; with 8 agents nobody is answered any more.
+    over = jump(searched(search, Refusing(137, "rejected")))
+    assert over.place is None
+    assert over.best.place == 4
+    assert over.missed.place > 4
+
+
+def record(number, latency, outcome="ok", load=None):
+    return RequestRecord(
+        run="r", stage=1, agent=0, seq=number, agents=1, phase="measured", outcome=outcome,
+        due=0.0, sent=0.0, first_token=latency / 2, last_token=latency, ended=latency,
+        output_tokens=2, chunks=2, server=None if load is None else ServerFacts(load=load),
+    )  # fmt: skip
+
+
+def tally_of(records, objectives):
+    tally = Tally(parse_goodput(objectives))
+    for each in records:
+        tally.add(each)
+    return tally
+
+
+def test_the_tally_keeps_who_met_and_who_waited_for_a_load():
+    seen = [record(0, 3.0, load=2.0), record(1, 0.5), record(2, 0.5, "rejected"), record(3, 1.0)]
+    tally = tally_of(seen, "e2el:900")
+    assert list(tally.mets) == [0, 1, 0, 0]
+    assert (tally.met, tally.loads) == (1, 1)
+
+
+def test_relaxed_limits_are_those_that_enough_requests_stayed_within():
+    slow = [record(i, (i + 1) / 100) for i in range(100)]
+    tally = tally_of(slow, "ttft:9000 e2el:500")
+    relaxed = relaxation(tally, 0.9)
+    assert str(relaxed) == "ttft:9000 e2el:902"
+    assert sum(relaxed.met_by(each) for each in slow) >= 90
+    failing = [record(i, 0.1, "rejected") for i in range(20)]
+    assert relaxation(tally_of([*slow, *failing], "e2el:500"), 0.9) is None
+
+
+def test_what_was_found_says_how_sure_it_is():
+    asked, grid = Asked(parse_goodput("ttft:200"), 0.95, "requests/s"), Grid(1, 40, 0.5)
+    over = standing([GOOD, *[UNSURE] * 3, BAD, BAD], grid, RULES)
+    assert over.place is None
+    assert found(over, asked, grid, RULES).splitlines() == [
+        "1 requests/s is the most that meets ttft:200 for 0.95 of the requests: 95.0% of 300 "
+        "(91.1% to 97.3%), decided by the point estimate after 3 stages: the interval holds the "
+        "target",
+        "1.5 requests/s misses: 0.0% of 1000 (0.0% to 0.6%), decided by the interval",
+    ]
+    few = standing([Observation(20, 20)] * 3, Grid(1, 1), RULES)
+    says = found(few, replace(asked, unit="agents"), Grid(1, 1), RULES)
+    assert "a decision takes 109 requests at least" in says
+    assert "1 agent was the most to be asked: raise --max" in says
+
+
+def test_nothing_found_names_the_nearest_miss_and_what_to_relax():
+    asked, grid = Asked(parse_goodput("ttft:200"), 0.95, "agents"), Grid(2, 8)
+    over = standing([BAD, Observation(600, 1000)], grid, RULES)
+    says = nothing(over, asked, grid, {1: Objectives(ttft=0.3)})
+    assert says == (
+        "nothing meets ttft:200 for 0.95 of the requests: the nearest is 1 agent with 60.0% of "
+        "1000 (56.2% to 63.6%); relax to --goodput ttft:300 or --attainment 0.56"
+    )
+
+
+def test_progress_says_what_becomes_of_each_level():
+    asked, grid = Asked(parse_goodput("ttft:200"), 0.95, "agents"), Grid(2, 8)
+    assert line(judge(2, [UNSURE], RULES), asked, grid).endswith("; once more")
+    assert line(judge(2, [BAD], RULES), asked, grid).endswith(": misses (interval)")
+    cold = judge(2, [Observation(0, 100, loads=1)], RULES)
+    assert line(cold, asked, grid) == "2 agents: the server loaded its model; once more"
+
+
+def parsed(*words):
+    return build_parser().parse_args(["find", *words])
+
+
+def test_the_grid_is_that_of_the_flags():
+    assert grid_of(parsed()) == Grid(1, 1024, 1.0)
+    assert grid_of(parsed("--by", "rate")) == Grid(10, 10_000, 0.1)
+    assert grid_of(parsed("--start", "9", "--step", "4", "--max", "30")) == Grid(2, 7, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--max", "2.5"], "--max: 2.5 agents given, allowed: a whole number"),
+        (["--step", "8", "--max", "4"], "--max: 4 given, allowed: at least one step of 8"),
+        (["--start", "8", "--max", "4"], "--start: 8 given, allowed: at most --max 4"),
+        (["--max", "200000"], "at most 100000"),
+        ([], "--goodput: nothing given to search for"),
+        (["--goodput", "tfft:1"], "unknown objective 'tfft'"),
+        (["--goodput", "ttft:1", "--arrival", "poisson"], "arrival poisson wants exactly one"),
+        (["--goodput", "ttft:1", "--by", "rate", "--arrival", "closed"], "is for an open loop"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_in_one_line(words, says):
+    arguments = parsed(*words)
+    with pytest.raises(ConfigError, match=says):
+        resolve(arguments, grid_of(arguments))
+
+
+def test_a_file_with_levels_of_its_own_is_refused(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("request_rate: 5\ngoodput: ttft:200\n")
+    arguments = parsed("--config", str(file))
+    with pytest.raises(ConfigError, match="--by: agents given with arrival poisson"):
+        resolve(arguments, grid_of(arguments))
