@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
 from loadgen.fakes.http import HEAD_BUDGET, Call, Line
 
 
-class Listener:
+class Listener(ABC):
     """Accepts connections while entered; subclasses answer in `_route`.
 
     Once bound, the port refuses connections until `__aenter__`.
@@ -84,8 +85,9 @@ class Listener:
         finally:
             await line.close()
 
+    @abstractmethod
     async def _route(self, line: Line, call: Call) -> None:
-        raise NotImplementedError
+        """Answer one call."""
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -88,7 +89,7 @@ class Job:
         return "".join(map(self.text, range(start, self.ask.output if stop is None else stop)))
 
 
-class Front:
+class Front(ABC):
     """One protocol. Subclasses say what it understands and answers; they keep no time."""
 
     name = ""
@@ -99,17 +100,17 @@ class Front:
     bounded_while_loading_only = False
     runner = ""  # what is loaded when the server starts loaded
 
+    @abstractmethod
     def page(self, call: Call, pace: Pace) -> Reply | None:
         """The answer to anything that generates nothing; None: there is no such page."""
-        raise NotImplementedError
 
+    @abstractmethod
     def generates(self, call: Call) -> bool:
         """Whether this call asks for tokens."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ask(self, call: Call, pace: Pace) -> Ask | Reply:
         """What is asked for, or the answer to what generates nothing."""
-        raise NotImplementedError
 
     def stream_headers(self, job: Job) -> Mapping[str, str]:  # noqa: ARG002 - the seam's
         """What the head of a stream says besides."""
@@ -119,29 +120,29 @@ class Front:
         """What goes out with the head of a stream."""
         return b""
 
+    @abstractmethod
     def tokens(self, job: Job, start: int, stop: int) -> list[bytes]:
         """The events of tokens [start, stop) of a stream, none of them the last one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ending(self, job: Job, start: int) -> list[bytes]:
         """The events of the tokens from `start` to the last one, and all that follows them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def whole(self, job: Job) -> Reply:
         """An answer that is not streamed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def died(self) -> list[bytes]:
         """What ends a stream when the engine fails half-way."""
-        raise NotImplementedError
 
     def garbage(self) -> list[bytes]:
         """What ends a stream that is not the protocol."""
         return [b"data: {not json\n\n"]
 
+    @abstractmethod
     def refusal(self, why: str, ask: Ask) -> Reply:
         """The answer to one that is `busy`, `rate_limit` or `internal`."""
-        raise NotImplementedError
 
 
 def event(document: Any) -> bytes:

@@ -395,6 +395,5 @@ async def test_facts_about_the_model_come_from_the_list():
         backend = ServerBackend(OpenAiDialect(), url)
         target = await backend.open()
         await backend.close()
-
     assert (target.model, target.context_length, target.version) == ("m", 1024, None)
     assert (target.parameters, target.weight_bytes, target.quantization) == (270656, 541952, "F16")
