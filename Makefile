@@ -6,7 +6,7 @@ PY := .venv/bin/python
 STAMP := .venv/.installed-$(shell printf '%s' "$(CURDIR)" | cksum | cut -d' ' -f1)
 EXTRAS := fast,hf,analysis,gpu,dev
 
-.PHONY: setup demo test check e2e docs tour fix bench gpu-check constraints prometheus clean
+.PHONY: setup demo test check e2e docs tour fix bench engines-test gpu-check constraints prometheus clean
 
 setup: $(STAMP)
 
@@ -61,6 +61,11 @@ bench: truth-server
 # The C server of the benches, compiled once per state of its source into .cache/bench.
 truth-server: setup
 	@$(PY) -c 'from bench.truth import build; build()'
+
+# Against real servers; docs/engines.md. Compiles llama-server the first time, some eight minutes.
+engines-test: setup
+	$(PY) tools/build_llama_server.py
+	$(PY) -m pytest -m engine tests/engines tests/e2e/test_transformers_serve.py
 
 # On a machine with a GPU: the tests that need one.
 gpu-check:

@@ -1,14 +1,20 @@
 """A real OpenAI-compatible server, `transformers serve`, on a model made here."""
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
+import time
 import urllib.request
 
 import pytest
 
 from contract.rundir import Run, find_run
+from loadgen.backends.base import Request
+from loadgen.backends.openai import PATHS, OpenAiDialect
+from loadgen.stopwatch import Stopwatch
+from loadgen.wire import ServerBackend
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
 
@@ -97,3 +103,48 @@ def test_a_real_server_is_driven_by_one_to_four_agents(cli, serve, tmp_path, end
     # It serves one request at a time: with four agents the others wait for their first token.
     assert stages[3]["ttft"]["p50"] > 2 * stages[0]["ttft"]["p50"]
     assert os.path.getsize(run.path / "requests.jsonl") > 0
+    assert not any(record.server and record.server.load for record in records)
+
+
+def posted(url, document):
+    """The body of an answer to a JSON document."""
+    body = json.dumps(document).encode()
+    asked = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        return answer.read()
+
+
+async def streamed(url, request, endpoint):
+    """The facts of one request, streamed."""
+    backend = ServerBackend(OpenAiDialect("openai", endpoint), url, "models/tiny")
+    backend.connect()
+    try:
+        return await backend.perform(request, Stopwatch(time.monotonic, time.monotonic()), 60)
+    finally:
+        await backend.close()
+
+
+@pytest.mark.engine
+def test_its_counts_are_those_it_gives_without_a_stream(serve):
+    from loadgen.workload.words import WORDS
+
+    # The first request of all loads the model, and nothing in its answer is evidence of that.
+    cold = asyncio.run(streamed(serve, Request("hi", 2), "completions"))
+    assert cold.outcome == "ok"
+    assert cold.server is None or cold.server.load is None
+    loaded = posted(f"{serve}/load_model", {"model": "models/tiny"}).decode()
+    assert [json.loads(line[5:])["cached"] for line in loaded.splitlines() if "ready" in line] == [
+        True
+    ]
+    for endpoint in PATHS:
+        dialect = OpenAiDialect("openai", endpoint)
+        for words in (5, 40):
+            request = Request(" ".join(WORDS[:words]), 9)
+            facts = asyncio.run(streamed(serve, request, endpoint))
+            body = json.loads(dialect.render(request, "models/tiny").body)
+            plain = {k: v for k, v in body.items() if k != "stream_options"} | {"stream": False}
+            usage = json.loads(posted(serve + PATHS[endpoint], plain))["usage"]
+            assert (facts.outcome, facts.output_source) == ("ok", "server")
+            assert facts.prompt_tokens == usage["prompt_tokens"] >= words
+            assert facts.output_tokens == usage["completion_tokens"]
+            assert facts.server is None or facts.server.load is None

@@ -1,0 +1,130 @@
+"""llama.cpp's llama-server as it is: counts, times, cold starts, and its sudden death."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from statistics import median
+
+import pytest
+
+from contract.rundir import Run, find_run
+
+ISL, OSL, SLOTS = 64, 48, 4
+ENDPOINTS = ("native", "completions", "chat")
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture
+def drive(cli, tmp_path):
+    """`drive(engine, "--agents", 2)` is a finished run against it: the run and its records."""
+
+    def drive(engine, *words):
+        done = cli(*command(engine), *words)
+        assert done.returncode == 0, done.stderr
+        run = Run.open(find_run(tmp_path / "runs", "latest"))
+        return run, list(run.records())
+
+    return drive
+
+
+def command(engine):
+    return ("loadgen", "run", "--backend", "llama-server", "--base-url", engine.url,
+            "--isl", ISL, "--osl", OSL, "--metrics-port", 0)  # fmt: skip
+
+
+def counters(engine):
+    """The server's own totals: prompt tokens it evaluated, tokens it generated."""
+    text = engine.get("/metrics").decode()
+    names = ("prompt_tokens_total", "tokens_predicted_total")
+    return [float(re.search(rf"^llamacpp:{name} (\S+)$", text, re.M)[1]) for name in names]
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_every_token_is_counted_and_no_closed_connection_fails_a_request(
+    drive, llama_server, endpoint
+):
+    engine = llama_server("tiny", "-np", SLOTS)
+    before = counters(engine)
+    run, records = drive(engine, "--endpoint", endpoint, "--agents", "1,4,8", "--request-count", 30)
+    evaluated, generated = (now - then for now, then in zip(counters(engine), before, strict=True))
+    assert run.status == "complete"
+    assert {(record.outcome, record.finish_reason) for record in records} == {("ok", "length")}
+    assert {record.output_source for record in records} == {"server"}
+    assert sum(record.output_tokens for record in records) == generated
+    assert sum(record.prompt_tokens for record in records) == evaluated
+    assert {record.output_tokens for record in records} == {OSL}
+    # Every token of this model is text of its own.
+    assert {record.chunks for record in records} == {OSL}
+    assert not any(record.counted_chunks for record in records)
+    # It announces to keep its connections and closes each after a stream: what was not connected
+    # before a stage is connected for the request, or found closed and tried once more.
+    assert {record.retries for record in records} <= {0, 1}
+    assert all(r.connect is not None for r in records if r.retries)
+    fresh = sum(record.connect is not None for record in records)
+    assert fresh >= len(records) - (1 + 4 + 8)
+    assert not any(record.server.load for record in records)
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_latency_is_what_the_server_says_and_little_more(drive, llama_server, endpoint):
+    engine = llama_server("small", "-np", SLOTS)
+    # Its timings leave out the wait for the step in progress, at worst another one's prefill:
+    # short prompts, and agents that do not ask in step.
+    short = ("--isl", 8, "--osl", 96, "--think", "exponential(0.1)")
+    counted = ("--agents", "1,2,4", "--request-count", 8)
+    _, records = drive(engine, "--endpoint", endpoint, *short, *counted)
+    for agents in (1, 2, 4):
+        measured = [r for r in records if r.agents == agents and r.phase == "measured"]
+        own = [r.server.prefill + r.server.decode for r in measured]
+        beyond = [r.latency - said for r, said in zip(measured, own, strict=True)]
+        print(f"{endpoint}, {agents} agents: server {median(own) * 1e3:.1f} ms, "
+              f"client + {median(beyond) * 1e3:.2f} ms")  # fmt: skip
+        assert -0.001 <= median(beyond) <= max(0.05 * median(own), 0.020)
+        assert all(r.ttft >= r.server.prefill - 0.001 for r in measured)
+
+
+@pytest.mark.parametrize("endpoint", ["native", "chat"])
+def test_only_the_request_that_wakes_a_sleeping_server_has_a_load(
+    drive, llama_server, wait_until, endpoint
+):
+    engine = llama_server("small", "-np", SLOTS, "--sleep-idle-seconds", 1)
+    wait_until(lambda: json.loads(engine.get("/props"))["is_sleeping"])
+    run, records = drive(engine, "--endpoint", endpoint, "--agents", 1, "--request-count", 5)
+    first, *others = sorted(records, key=lambda record: record.due)
+    print(f"{endpoint}: load {first.server.load * 1e3:.0f} ms of a TTFT of {first.ttft * 1e3:.0f}; "
+          f"warm TTFT {median(r.ttft for r in others) * 1e3:.0f} ms")  # fmt: skip
+    beyond = [record.ttft - record.server.prefill for record in others]
+    assert median(beyond) < first.server.load < first.ttft
+    assert [record.server.load for record in others] == [None] * len(others)
+    assert run.status == "complete"
+
+
+def test_a_killed_engine_ends_the_run_as_partial_and_its_records_stay(
+    start, llama_server, wait_until, error_line, tmp_path
+):
+    engine = llama_server("small", "-np", SLOTS)
+    running = start(*command(engine), "--agents", "2,4", "--duration", 4)
+
+    def under_way():
+        return any(p.read_text().count("\n") >= 6 for p in tmp_path.glob("runs/2*/requests.jsonl"))
+
+    wait_until(under_way)
+    os.kill(engine.process.pid, signal.SIGKILL)
+    out, err = running.communicate(timeout=60)
+    done = subprocess.CompletedProcess((), running.returncode, out, err)
+    assert "unreachable: connection refused" in error_line(done, 3)
+    run = Run.open(find_run(tmp_path / "runs", "latest"))
+    assert run.status == "partial"
+    ended = sorted(run.records(), key=lambda record: record.ended)
+    outcomes = [record.outcome for record in ended]
+    alive = outcomes.index("bad_stream")
+    assert alive >= 6
+    assert set(outcomes[:alive]) == {"ok"}
+    # What was in flight broke off; then nobody was there, and nobody was hammered.
+    assert set(outcomes[alive:]) == {"bad_stream", "unreachable"}
+    assert outcomes.count("bad_stream") <= 2
+    assert len(outcomes) < alive + 40
+    assert all(record.output_tokens == OSL for record in ended[:alive])
