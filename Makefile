@@ -23,8 +23,9 @@ demo:
 	@begun=$$SECONDS; $(MAKE) --no-print-directory setup && echo "installed in $$((SECONDS - begun)) s"
 	@exec $(PY) tools/demo.py
 
+# Without tests/engines, whose server takes minutes to build once: `make engines-test`.
 test: setup prometheus
-	$(PY) -m pytest
+	$(PY) -m pytest --ignore=tests/engines
 
 e2e: setup prometheus
 	$(PY) -m pytest tests/e2e tests/contract
