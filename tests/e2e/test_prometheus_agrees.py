@@ -7,6 +7,8 @@ import urllib.request
 
 import pytest
 
+from analysis.planner.own import THROUGHPUT
+
 SECONDS = 20
 LEVELS = "1..4"
 
@@ -67,16 +69,10 @@ def test_a_run_and_prometheus_give_the_same_counts_and_the_same_fit(
 
 
 def predicted(fitted):
-    """X at every N, from the law and the coefficients alone."""
-    c = {name: entry["value"] for name, entry in fitted["coefficients"].items()}
-    levels = [point["agents"] for point in fitted["points"]]
-    law = fitted["law"]["name"]
-    if law == "hinge":
-        return {n: min(n, c["hinge_m"]) / (c["hinge_m"] * c["service_time"]) for n in levels}
-    if law == "amdahl":
-        sigma = c["amdahl_sigma"]
-        return {n: c["throughput_n1"] * n / (1 + sigma * (n - 1)) for n in levels}
-    return {n: c["throughput_n1"] * n ** (1 - c["power_alpha"]) for n in levels}
+    """X at every N, from the law and the coefficients alone, as the planner computes it."""
+    coefficients = {name: entry["value"] for name, entry in fitted["coefficients"].items()}
+    throughput = THROUGHPUT[fitted["law"]["name"]]
+    return {p["agents"]: throughput(p["agents"], coefficients) for p in fitted["points"]}
 
 
 def test_an_empty_prometheus_is_exit_4_and_an_absent_one_exit_3(

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from analysis.planner.candidates import Asked, catalog_candidates, left_out
 from analysis.planner.catalog import chosen, load_catalog
@@ -132,10 +133,11 @@ def test_sources_are_plain_json_in_the_package() -> None:
 
 def test_a_card_of_another_source_must_bring_its_own_source_and_date(tmp_path: Path) -> None:
     (tmp_path / "models.yaml").write_text((ROOT / "configs" / "models.yaml").read_text())
-    text = (ROOT / "configs" / "hardware.yaml").read_text()
-    known = "{value: 1, source: s, date: 2026-11-20}"
-    for hourly, missing in (("1", "source"), ("{value: 1, source: s}", "date")):
-        row = f"{{name: X, memory: {known}, bandwidth: {known}, hourly: {hourly}}}"
-        (tmp_path / "hardware.yaml").write_text(text.replace("rows: []", f"rows: [{row}]"))
+    known = {"value": 1, "source": "s", "date": "2026-11-20"}
+    for hourly, missing in ((1, "source"), ({"value": 1, "source": "s"}, "date")):
+        cards = yaml.safe_load((ROOT / "configs" / "hardware.yaml").read_text())
+        row = {"name": "X", "memory": known, "bandwidth": known, "hourly": hourly}
+        cards["hardware"][-1]["rows"].append(row)
+        (tmp_path / "hardware.yaml").write_text(yaml.safe_dump(cards))
         done = compile_catalog("--check", "--configs", str(tmp_path))
         assert f"hardware[X].hourly: no {missing}" in done.stderr
