@@ -53,7 +53,8 @@ def test_nothing_that_meets_the_objectives_is_exit_6_with_a_way_out(cli, server,
 
 def test_a_missing_target_is_exit_3(cli, free_port, error_line):
     url = f"http://127.0.0.1:{free_port}"
-    error_line(cli("loadgen", "find", *COMMON, "--base-url", url, "--goodput", "ttft:90"), 3)
+    done = cli("loadgen", "find", *COMMON, "--base-url", url, "--goodput", "ttft:90")
+    assert str(free_port) in error_line(done, 3)
 
 
 def test_an_objective_is_wanted(cli, error_line):
