@@ -16,7 +16,8 @@ from contract.shape import conform
 # History of the schema. Every version stays readable; tests/golden/runs holds a run of each.
 #   1  2026-11-20  first version
 #   2  2026-11-20  records: retries, connect, stamps, counted_chunks; stage keys: request_rate
-SCHEMA_VERSION = 2
+#   3  2026-11-21  records: asked_tokens, first_answer, address; stages: generator
+SCHEMA_VERSION = 3
 
 OUTCOMES = (
     "ok",  # complete: a finish reason was seen
@@ -61,7 +62,9 @@ class RequestRecord:
     due <= sent <= first_token <= last_token <= ended, where present. Latency is
     `last_token - due`; the generator's own lag is `sent - due`. `connect` are the seconds of
     opening a connection, absent where one was there; `counted_chunks` is what counting event
-    ends gave, where decoding them gave something else.
+    ends gave, where decoding them gave something else. `asked_tokens` is how many were asked
+    for; `first_answer` the first content after reasoning, absent where nothing was reasoned;
+    `address` the place of the server among several of the manifest.
     """
 
     run: str
@@ -91,6 +94,9 @@ class RequestRecord:
     connect: float | None = None
     stamps: StampSource | None = None
     counted_chunks: int | None = None
+    asked_tokens: int | None = None
+    first_answer: float | None = None
+    address: int | None = None
 
     @property
     def latency(self) -> float | None:
@@ -179,6 +185,30 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class GeneratorError:
+    """What the load generator itself may have added to the instants of one stage, in seconds.
+
+    `stamp_delay` is the time from an arrival at the kernel until this process read it; with
+    kernel stamps it does not shift an instant, and without them nobody can see it but through
+    the loop's lag. `merged` reads held more than one arrival under one stamp. `declared` is the
+    bound stated for the p99 of the error of a first token and of a gap: the true one is not
+    above it.
+    """
+
+    declared: float | None = None
+    send_lag_p50: float | None = None
+    send_lag_p99: float | None = None
+    loop_lag_p50: float | None = None
+    loop_lag_p99: float | None = None
+    stamp_delay_p50: float | None = None
+    stamp_delay_p99: float | None = None
+    kernel_share: float | None = None  # of the reads
+    reads: int = 0
+    missing: int = 0  # kernel stamps that did not come
+    merged: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """One finished stage: one line of `stages.jsonl`, appended when its drain is over.
 
@@ -201,6 +231,7 @@ class Stage:
     sent: int  # requests of all phases
     verdicts: list[Verdict]
     complete: bool = True  # False: cut short by an interrupt or by a target that went away
+    generator: GeneratorError | None = None
 
     @property
     def good(self) -> bool:
@@ -217,6 +248,8 @@ class Stage:
         values = conform(cls, line)
         values["key"] = StageKey(**conform(StageKey, values["key"]))
         values["verdicts"] = [Verdict(**conform(Verdict, v)) for v in values["verdicts"]]
+        if values.get("generator") is not None:
+            values["generator"] = GeneratorError(**conform(GeneratorError, values["generator"]))
         return cls(**values)
 
 
