@@ -27,12 +27,12 @@ from loadgen.facts import manifest_of
 from loadgen.files.close import close_files
 from loadgen.goodput import parse_goodput
 from loadgen.observe import Observer
+from loadgen.signals import handled
 from loadgen.stages import Course, Levels, stage_of
 from loadgen.summary import run_summary, stage_summary
 from loadgen.tally import Tally
 from loadgen.workload.build import source_of
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MOST_WARM = 512  # connections opened before a stage's clock starts
 SAMPLING = 0.2  # seconds between readings of in-flight and loop lag for the view
 
@@ -82,7 +82,8 @@ class Conduct:
         try:
             target = await self.backend.open()
             self._begin(target, instruments)
-            await self._stages(target)
+            with handled(self._interrupt):
+                await self._stages(target)
         finally:
             await self.backend.close()
             self._server.close()
@@ -115,9 +116,6 @@ class Conduct:
         )
 
     async def _stages(self, target: Target) -> None:
-        loop = asyncio.get_running_loop()
-        for number in ENDING:
-            loop.add_signal_handler(number, self._interrupt, number)
         watcher = asyncio.create_task(self._watch())
         status: RunStatus = "partial"
         note = "the process ended early"
