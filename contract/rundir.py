@@ -76,6 +76,18 @@ class RunWriter:
         """One record, one unbuffered line."""
         _append_line(self._requests, record.to_json(), self.path / REQUESTS)
 
+    @property
+    def written(self) -> int:
+        """Bytes of `requests.jsonl` so far."""
+        return os.fstat(self._requests).st_size
+
+    def records(self, start: int) -> Iterator[RequestRecord]:
+        """The records appended from that byte on, unchecked as they are this writer's own. A
+        last line that a full disk cut off is left out. DataError when the file cannot be read."""
+        for line, _number, finished in _lines(self.path / REQUESTS, start):
+            if finished:
+                yield RequestRecord.from_own(orjson.loads(line))
+
     def append_stage(self, stage: Stage) -> None:
         """One finished stage, one line."""
         _append_line(self._stages, stage.to_json(), self.path / STAGES)
@@ -234,9 +246,10 @@ def _read_stages(path: Path) -> tuple[list[Stage], bool]:
     return stages, False
 
 
-def _lines(path: Path) -> Iterator[tuple[bytes, int, bool]]:
+def _lines(path: Path, start: int = 0) -> Iterator[tuple[bytes, int, bool]]:
     try:
         with path.open("rb") as file:
+            file.seek(start)
             for number, line in enumerate(file, 1):
                 yield line, number, line.endswith(b"\n")
     except OSError as error:

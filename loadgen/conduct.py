@@ -19,7 +19,7 @@ from typing import Any
 from contract.errors import BackendError, DataError, TargetError
 from contract.exporter import Instruments, MetricsServer
 from contract.records import Manifest, RequestRecord, RunStatus
-from contract.rundir import RunWriter
+from contract.rundir import REQUESTS, RunWriter
 from loadgen.backends.base import Backend, Target
 from loadgen.config import RunConfig
 from loadgen.engine import Source, StagePlan, StageRun
@@ -30,7 +30,7 @@ from loadgen.observe import Observer
 from loadgen.signals import handled
 from loadgen.stages import Course, Levels, stage_of
 from loadgen.summary import run_summary, stage_summary
-from loadgen.tally import Tally
+from loadgen.tally import Tally, tallies
 from loadgen.workload.build import source_of
 
 MOST_WARM = 512  # connections opened before a stage's clock starts
@@ -149,13 +149,13 @@ class Conduct:
             clock=self.clock,
             emit=self._emit,
             origin=self._epoch,
-            tally=Tally(parse_goodput(self.config.goodput) if self.config.goodput else None),
             opened=lambda start: self._observer.opened(plan.number, plan.key, start),
         )
         self.progress.stage, self.progress.number = stage, plan.number
         self.said(f"stage {self.progress.place}: {plan.key.level}")
         with suppress(BackendError):  # if nothing answers, the requests will say so
             await self.backend.warm(min(MOST_WARM, max(1, plan.key.agents)))
+        begun = self._writer.written
         driving = asyncio.create_task(stage.drive())
         try:
             await driving
@@ -164,12 +164,24 @@ class Conduct:
                 raise
         finally:
             self.progress.stage = None
-        done = stage_of(stage, self.manifest.epoch_unix)
+        tally = await asyncio.to_thread(self._tally, stage, begun)
+        done = stage_of(stage, tally, self.manifest.epoch_unix)
         self._writer.append_stage(done)
         self._observer.closed(done)
-        self.summaries.append(stage_summary(done, stage.tally))
+        self.summaries.append(stage_summary(done, tally, stage.counts.loop_lags))
         if self.interrupted is None:
-            self._course.ended(stage, done)
+            self._course.ended(stage, done, tally)
+
+    def _tally(self, stage: StageRun, begun: int) -> Tally:
+        """A stage's records, read back from where it began. DataError when not all are there."""
+        objectives = parse_goodput(self.config.goodput) if self.config.goodput else None
+        tally = tallies(self._writer.records(begun), objectives)[stage.plan.number]
+        if tally.sent != stage.counts.sent:
+            raise DataError(
+                f"{self._writer.path / REQUESTS}: {tally.sent} records of stage "
+                f"{stage.plan.number} found, {stage.counts.sent} were written"
+            )
+        return tally
 
     def _expect(self, plan: StagePlan) -> None:
         """Let manifest and view know of a stage that is decided only now."""

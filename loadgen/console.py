@@ -39,15 +39,15 @@ def status_line(conduct: Conduct) -> str:
         return "between stages" if conduct.progress.number else "preflight"
     now = conduct.clock()
     if now < stage.start:
-        phase = f"warm-up {stage.tally.sent}/{stage.plan.warmup}"
+        phase = f"warm-up {stage.counts.sent}/{stage.plan.warmup}"
     elif now < stage.end:
         left = "" if math.isinf(stage.end) else f", {stage.end - now:.0f} s left"
         phase = f"measuring{left}"
     else:
         phase = "draining"
-    tally = stage.tally
-    failed = sum(tally.outcomes.values()) - tally.outcomes["ok"]
+    ok = stage.counts.outcomes["ok"]
+    failed = stage.counts.measured - ok
     return (
         f"stage {conduct.progress.place}  {stage.plan.key.level}  "
-        f"{phase}  ok {tally.outcomes['ok']}  failed {failed}  in flight {stage.in_flight}"
+        f"{phase}  ok {ok}  failed {failed}  in flight {stage.in_flight}"
     )

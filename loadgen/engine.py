@@ -16,7 +16,7 @@ from typing import Protocol
 from contract.records import Phase, RequestRecord, StageKey
 from loadgen.backends.base import Backend, Request
 from loadgen.stopwatch import Facts, Ids, Stopwatch, record
-from loadgen.tally import Tally
+from loadgen.tally import Counts
 
 Clock = Callable[[], float]
 # Called with every record as its request ends; what it raises ends the stage.
@@ -61,7 +61,7 @@ class StagePlan:
 
 @dataclass(slots=True)
 class StageRun:
-    """A stage in progress: its window, its tally, and the order to stop.
+    """A stage in progress: its window, its counters, and the order to stop.
 
     `opened` fires when the window opens, with its start. `origin` is `time.monotonic()` at the
     clock's zero, where the clock is that one.
@@ -75,7 +75,7 @@ class StageRun:
     emit: Emit
     opened: Callable[[float], None] = lambda _start: None
     origin: float | None = None
-    tally: Tally = field(default_factory=Tally)
+    counts: Counts = field(default_factory=Counts)
     began: float = 0.0
     start: float = math.inf
     end: float = math.inf
@@ -84,7 +84,6 @@ class StageRun:
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _failure: BaseException | None = None
-    _completions: int = 0
     _cut: bool = False
     _aborted: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -158,9 +157,8 @@ class StageRun:
         """Write one request's record, and move the window if it is the one that does."""
         ended = self.clock()
         done = record(watch, facts, ids, self._phase(ended), ended)
-        self.tally.add(done)
+        self.counts.add(done)
         self.emit(done)
-        self._completions += 1
         if math.isinf(self.start):
             self._perhaps_open(ended)
         elif done.phase == "measured":
@@ -192,15 +190,15 @@ class StageRun:
 
     def _perhaps_open(self, ended: float) -> None:
         warm = ended - self.began >= self.plan.warmup_seconds
-        if self._completions >= self.plan.warmup and warm:
+        if self.counts.sent >= self.plan.warmup and warm:
             self._open(ended)
 
     def _perhaps_close(self, ended: float) -> None:
-        measured = sum(self.tally.outcomes.values())
+        measured = self.counts.measured
         if measured == self.plan.requests:
             self._close(math.nextafter(ended, math.inf))
         most = self.plan.most_errors
-        failed = measured - self.tally.outcomes["ok"]
+        failed = measured - self.counts.outcomes["ok"]
         if most is not None and measured >= FEWEST_FOR_A_SHARE and failed > most * measured:
             self.stop()
 
@@ -210,7 +208,7 @@ class StageRun:
         return "warmup" if math.isinf(self.start) else "measured"
 
     def _open(self, start: float) -> None:
-        if self._completions and self.tally.ok == 0:
+        if self.counts.sent and self.counts.ok == 0:
             self.stop()  # the whole warm-up failed: measuring would only hammer the target
             return
         self.start = start
@@ -232,4 +230,4 @@ class StageRun:
             await asyncio.sleep(LAG_INTERVAL)
             now = self.clock()
             if self.start <= now < self.end:
-                self.tally.loop_lags.append(max(0.0, now - due))
+                self.counts.loop_lags.coarse(max(0.0, now - due))

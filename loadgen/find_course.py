@@ -56,17 +56,17 @@ class Search:
                 return
             yield self._plan(number, place, backend, model)
 
-    def ended(self, stage: StageRun, done: Stage) -> None:
+    def ended(self, stage: StageRun, done: Stage, tally: Tally) -> None:
         """Take what a stage showed. TargetError when the target is not there, or went away.
 
         A server that answers nobody because there are too many may still be there: that is a
         level missed. One that was never heard, or that nobody reaches any more, is not.
         """
-        tally = stage.tally
-        reached = any(not why.startswith("unreachable:") for why in tally.reasons)
-        if tally.sent and not tally.ok and not (self._answered and reached):
+        counts = stage.counts
+        reached = any(not why.startswith("unreachable:") for why in counts.reasons)
+        if counts.sent and not counts.ok and not (self._answered and reached):
             raise TargetError(no_success(stage))
-        self._answered = self._answered or tally.ok > 0
+        self._answered = self._answered or counts.ok > 0
         place = self.standing.place
         assert place is not None
         self.history.append(observation(tally, done))

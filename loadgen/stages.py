@@ -12,6 +12,7 @@ from contract.steady import mser5
 from loadgen.config import RunConfig
 from loadgen.engine import StagePlan, StageRun
 from loadgen.saturation import saturation_verdict
+from loadgen.tally import Tally
 from loadgen.verdicts import verdicts
 from loadgen.workload.build import levels
 from loadgen.workload.lengths import parse_lengths
@@ -28,8 +29,8 @@ class Course(Protocol):
         """The stages in order; the next one is asked for once the last has ended."""
         ...
 
-    def ended(self, stage: StageRun, done: Stage, /) -> None:
-        """A stage is over and written. TargetError ends the run."""
+    def ended(self, stage: StageRun, done: Stage, tally: Tally, /) -> None:
+        """A stage is over, written and tallied. TargetError ends the run."""
         ...
 
 
@@ -45,9 +46,9 @@ class Levels:
     def plans(self, backend: str, model: str) -> Iterator[StagePlan]:
         return plans(self.config, backend, model)
 
-    def ended(self, stage: StageRun, _done: Stage) -> None:
+    def ended(self, stage: StageRun, _done: Stage, _tally: Tally) -> None:
         """A stage without a single success ends the run: the target is not there."""
-        if stage.tally.ok == 0:
+        if stage.counts.ok == 0:
             raise TargetError(no_success(stage))
 
 
@@ -87,10 +88,10 @@ def keys(config: RunConfig, backend: str, model: str) -> list[StageKey]:
     ]
 
 
-def stage_of(stage: StageRun, epoch_unix: float) -> Stage:
-    """The line of `stages.jsonl` for a stage that is over."""
+def stage_of(stage: StageRun, tally: Tally, epoch_unix: float) -> Stage:
+    """The line of `stages.jsonl` for a stage that is over and its records' tally."""
     start, end = stage.start, stage.end
-    latencies = stage.tally.latencies
+    latencies = tally.latencies
     dropped = mser5(latencies)
     return Stage(
         run=stage.run,
@@ -103,27 +104,28 @@ def stage_of(stage: StageRun, epoch_unix: float) -> Stage:
         start_unix=epoch_unix + start,
         end_unix=epoch_unix + end,
         steady_start=start + (end - start) * dropped / len(latencies) if latencies else start,
-        outcomes={name: n for name, n in stage.tally.outcomes.items() if n},
-        sent=stage.tally.sent,
-        verdicts=_verdicts(stage),
+        outcomes={name: n for name, n in tally.outcomes.items() if n},
+        sent=tally.sent,
+        verdicts=_verdicts(stage, tally),
         complete=stage.complete,
     )
 
 
 def no_success(stage: StageRun) -> str:
     """The line for a stage in which nothing succeeded."""
-    reasons = stage.tally.reasons.most_common(1)
+    reasons = stage.counts.reasons.most_common(1)
     why = f", most often {reasons[0][0]} ({reasons[0][1]} times)" if reasons else ""
     return (
         f"no request succeeded in stage {stage.plan.number} (agents {stage.plan.key.agents})"
-        f": {stage.tally.sent} sent{why}; see requests.jsonl of the run"
+        f": {stage.counts.sent} sent{why}; see requests.jsonl of the run"
     )
 
 
-def _verdicts(stage: StageRun) -> list[Verdict]:
+def _verdicts(stage: StageRun, tally: Tally) -> list[Verdict]:
     """The doubts about a stage; an open loop may have been saturated."""
-    start, end, tally = stage.start, stage.end, stage.tally
-    found = verdicts(tally.evidence(stage.plan.key.agents, start, end))
+    start, end = stage.start, stage.end
+    lags = stage.counts.loop_lags
+    found = verdicts(tally.evidence(stage.plan.key.agents, start, end, lags))
     if stage.plan.key.request_rate is not None:
         found.append(saturation_verdict(tally.dues, tally.endeds, start, end))
     return found

@@ -8,6 +8,7 @@ from typing import Any
 from contract.records import Manifest, Stage
 from contract.steady import quantile
 from contract.text_table import render
+from loadgen.durations import Durations
 from loadgen.goodput import attainment
 from loadgen.tally import Tally
 
@@ -31,8 +32,9 @@ DEFINITIONS = {
 QUANTILES = (0.5, 0.95, 0.99)
 
 
-def stage_summary(stage: Stage, tally: Tally) -> dict[str, Any]:
-    """One stage as plain numbers; what was not seen is None."""
+def stage_summary(stage: Stage, tally: Tally, loop_lags: Durations | None = None) -> dict[str, Any]:
+    """One stage as plain numbers; what was not seen is None, and of loop lags that no record
+    holds the verdict's figure is all there is."""
     seconds = stage.end - stage.start
     ok = tally.outcomes["ok"]
 
@@ -66,7 +68,7 @@ def stage_summary(stage: Stage, tally: Tally) -> dict[str, Any]:
         "icl": _spread(tally.chunk_gaps),
         "e2e": _spread(tally.latencies),
         "send_lag": _spread(tally.send_lags),
-        "loop_lag": _spread(tally.loop_lags) or _kept(stage, "loop_lag"),
+        "loop_lag": _spread(loop_lags or ()) or _kept(stage, "loop_lag"),
         "verdicts": [
             {"name": v.name, "ok": v.ok, "checked": v.checked, "says": v.says}
             for v in stage.verdicts
@@ -165,11 +167,16 @@ def _spreads(stage: dict[str, Any]) -> list[str]:
     return [_level(stage), *(_triple(stage[name]) for name in ("ttft", "tpot", "itl", "e2e"))]
 
 
-def _spread(values: Sequence[float]) -> dict[str, float] | None:
+def _spread(values: Sequence[float] | Durations) -> dict[str, float] | None:
     if not values:
         return None
-    quantiles = {f"p{q * 100:g}": quantile(values, q) or 0.0 for q in QUANTILES}
-    return {"mean": sum(values) / len(values), **quantiles, "n": len(values)}
+    if isinstance(values, Durations):
+        mean, quantiles = values.mean or 0.0, values.quantiles(QUANTILES)
+    else:
+        mean, ordered = sum(values) / len(values), sorted(values)
+        quantiles = [quantile(ordered, q) for q in QUANTILES]
+    named = {f"p{q * 100:g}": at or 0.0 for q, at in zip(QUANTILES, quantiles, strict=True)}
+    return {"mean": mean, **named, "n": len(values)}
 
 
 def _kept(stage: Stage, name: str) -> dict[str, float] | None:

@@ -1,14 +1,53 @@
-"""What one stage has seen so far, kept compactly: the verdicts and the summary read from it."""
+"""One stage in figures: a few counters while requests flow, and the rest from its records.
+
+What a stage did lies on disk, line by line. So nothing is kept of a request while others are
+waited for: memory does not grow with requests, and the hot path pays a few additions. Once the
+drain is over the records are read back, and the verdicts and the summary read from their tally.
+"""
 
 from __future__ import annotations
 
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from contract.records import RequestRecord
+from loadgen.durations import Durations
 from loadgen.goodput import Objectives
 from loadgen.verdicts import Evidence
+
+MOST_REASONS = 100  # told apart; servers put ids and addresses into what they say
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a stage knows of itself while requests flow; its size does not depend on them."""
+
+    sent: int = 0
+    ok: int = 0  # any phase
+    measured: int = 0  # completions in the window
+    outcomes: Counter[str] = field(default_factory=Counter)  # measured phase
+    reasons: Counter[str] = field(default_factory=Counter)  # why not ok, any phase
+    loop_lags: Durations = field(default_factory=Durations)
+
+    def add(self, record: RequestRecord) -> None:
+        """Take one record."""
+        self.sent += 1
+        outcome = record.outcome
+        if outcome == "ok":
+            self.ok += 1
+        else:
+            self._fail(outcome, record.error)
+        if record.phase == "measured":
+            self.measured += 1
+            self.outcomes[outcome] += 1
+
+    def _fail(self, outcome: str, error: str | None) -> None:
+        reason = f"{outcome}: {error or 'no detail'}"
+        if reason not in self.reasons and len(self.reasons) >= MOST_REASONS:
+            reason = f"{outcome}: other"
+        self.reasons[reason] += 1
 
 
 def _floats() -> array[float]:
@@ -17,26 +56,24 @@ def _floats() -> array[float]:
 
 @dataclass(slots=True)
 class Tally:
-    """Sums and columns over the records of one stage.
+    """Sums and columns over the records of one stage that is over.
 
-    Columns hold measured requests that ended ok, in the order they ended; `stays` holds
-    (due, ended) of every request of every phase, for the time average in flight.
+    Columns hold measured requests that ended ok, in the order they ended; `dues` and `endeds`
+    hold every request of every phase, for the time average in flight. Gaps between chunks are
+    apart by whether each chunk was one token.
     """
 
     objectives: Objectives | None = None
     mets: bytearray = field(default_factory=bytearray)  # measured: 1 met all objectives, 0 not
     loads: int = 0  # requests of any phase that waited for the model to be loaded
     outcomes: Counter[str] = field(default_factory=Counter)  # measured phase
-    reasons: Counter[str] = field(default_factory=Counter)  # why not ok, any phase
     sent: int = 0
-    ok: int = 0  # any phase
     latencies: array[float] = field(default_factory=_floats)
     ttfts: array[float] = field(default_factory=_floats)
     tpots: array[float] = field(default_factory=_floats)
     send_lags: array[float] = field(default_factory=_floats)
-    chunk_gaps: array[float] = field(default_factory=_floats)
-    token_gaps: array[float] = field(default_factory=_floats)
-    loop_lags: array[float] = field(default_factory=_floats)
+    token_gaps: Durations = field(default_factory=Durations)
+    other_gaps: Durations = field(default_factory=Durations)
     dues: array[float] = field(default_factory=_floats)
     endeds: array[float] = field(default_factory=_floats)
     measured_stays: array[float] = field(default_factory=_floats)
@@ -51,15 +88,18 @@ class Tally:
         """Measured requests that met all objectives."""
         return sum(self.mets)
 
+    @property
+    def chunk_gaps(self) -> Durations:
+        """All gaps between chunks."""
+        return self.token_gaps + self.other_gaps
+
     def add(self, record: RequestRecord, client_tokens: int | None = None) -> None:
         """Take one record; `client_tokens` is our own count where we have a tokenizer."""
         self.sent += 1
-        self.ok += record.outcome == "ok"
-        self.loads += record.server is not None and bool(record.server.load)
+        if record.server is not None:
+            self.loads += bool(record.server.load)
         self.dues.append(record.due)
         self.endeds.append(record.ended)
-        if record.outcome != "ok":
-            self.reasons[f"{record.outcome}: {record.error or 'no detail'}"] += 1
         if record.phase != "measured":
             return
         self.outcomes[record.outcome] += 1
@@ -78,10 +118,9 @@ class Tally:
         ):
             if value is not None:
                 column.append(value)
-        gaps = [gap / 1e6 for gap in record.gaps_us]
-        self.chunk_gaps.extend(gaps)
-        if record.chunks == record.output_tokens:
-            self.token_gaps.extend(gaps)
+        if record.gaps_us:
+            one_each = record.chunks == record.output_tokens
+            (self.token_gaps if one_each else self.other_gaps).update(record.gaps_us)
         self.prompt_tokens = _sum(self.prompt_tokens, record.prompt_tokens)
         self.output_tokens = _sum(self.output_tokens, record.output_tokens)
         self.chunks += record.chunks
@@ -100,8 +139,8 @@ class Tally:
         )
         return overlap / (end - start)
 
-    def evidence(self, agents: int, start: float, end: float) -> Evidence:
-        """The figures the verdicts are made of."""
+    def evidence(self, agents: int, start: float, end: float, loop_lags: Durations) -> Evidence:
+        """The figures the verdicts are made of; no record holds how late the loop was."""
         completions = sum(self.outcomes.values())
         stays = self.measured_stays
         return Evidence(
@@ -112,11 +151,21 @@ class Tally:
             mean_stay=sum(stays) / len(stays) if stays else None,
             latencies=self.latencies,
             send_lags=self.send_lags,
-            loop_lags=self.loop_lags,
+            loop_lags=loop_lags,
             token_pairs=self.token_pairs,
             cached_tokens=self.cached_tokens,
             failures=completions - self.outcomes["ok"],
         )
+
+
+def tallies(
+    records: Iterable[RequestRecord], objectives: Objectives | None = None
+) -> defaultdict[int, Tally]:
+    """The tally of each stage, by its number; an empty one for a stage without records."""
+    found: defaultdict[int, Tally] = defaultdict(lambda: Tally(objectives))
+    for record in records:
+        found[record.stage].add(record)
+    return found
 
 
 def _sum(so_far: int | None, more: int | None) -> int | None:

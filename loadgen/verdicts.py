@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from contract.records import Verdict
 from contract.steady import batch_means, quantile, trend
+from loadgen.durations import Durations
 
 LOOP_LAG_SECONDS, LOOP_LAG_SHARE = 0.010, 0.05
 SEND_LAG_SECONDS, SEND_LAG_SHARE = 0.005, 0.05
@@ -30,7 +31,7 @@ class Evidence:
     mean_stay: float | None  # from due to ended, over those completions
     latencies: Sequence[float]
     send_lags: Sequence[float]
-    loop_lags: Sequence[float]
+    loop_lags: Durations
     token_pairs: Sequence[tuple[int, int]]  # output tokens by server, by client
     cached_tokens: int
     failures: int
@@ -40,8 +41,20 @@ def verdicts(evidence: Evidence) -> list[Verdict]:
     """All checks in a fixed order."""
     return [
         _success(evidence),
-        _lag("loop_lag", evidence.loop_lags, evidence, LOOP_LAG_SECONDS, LOOP_LAG_SHARE),
-        _lag("send_lag", evidence.send_lags, evidence, SEND_LAG_SECONDS, SEND_LAG_SHARE),
+        _lag(
+            "loop_lag",
+            evidence.loop_lags.quantiles([0.99])[0],
+            evidence,
+            LOOP_LAG_SECONDS,
+            LOOP_LAG_SHARE,
+        ),
+        _lag(
+            "send_lag",
+            quantile(evidence.send_lags, 0.99),
+            evidence,
+            SEND_LAG_SECONDS,
+            SEND_LAG_SHARE,
+        ),
         _little(evidence),
         _counts(evidence),
         _stationary(evidence),
@@ -58,8 +71,8 @@ def _success(e: Evidence) -> Verdict:
     )  # fmt: skip
 
 
-def _lag(name: str, lags: Sequence[float], e: Evidence, seconds: float, share: float) -> Verdict:
-    p99, median = quantile(lags, 0.99), quantile(e.latencies, 0.5)
+def _lag(name: str, p99: float | None, e: Evidence, seconds: float, share: float) -> Verdict:
+    median = quantile(e.latencies, 0.5)
     if p99 is None or median is None:
         return _unchecked(name, "s", "no request to hold it against")
     limit = max(seconds, share * median)

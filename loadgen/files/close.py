@@ -10,7 +10,6 @@ can be made again at any time, also of a run whose process was killed.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from importlib.util import find_spec
@@ -26,7 +25,7 @@ from loadgen.files.metrics_csv import MetricsTable, keys_of
 from loadgen.files.parquet import ParquetSink, beside, refused
 from loadgen.goodput import parse_goodput
 from loadgen.summary import run_summary, stage_summary
-from loadgen.tally import Tally
+from loadgen.tally import tallies
 
 METRICS_CSV, SUMMARY_CSV = "metrics.csv", "summary.csv"
 FILES = (PARQUET, METRICS_CSV, SUMMARY, SUMMARY_CSV)
@@ -120,11 +119,8 @@ def _summary(run: Run) -> dict[str, Any]:
 def counted(run: Run) -> dict[str, Any]:
     """The summary of a run's finished stages, counted from its records."""
     asked = run.manifest.config.get("goodput")
-    objectives = parse_goodput(asked) if asked else None
-    tallies: defaultdict[int, Tally] = defaultdict(lambda: Tally(objectives))
-    for record in run.records():
-        tallies[record.stage].add(record)
-    stages = [stage_summary(stage, tallies[stage.stage]) for stage in run.stages]
+    found = tallies(run.records(), parse_goodput(asked) if asked else None)
+    stages = [stage_summary(stage, found[stage.stage]) for stage in run.stages]
     return {**run_summary(run.manifest, stages), "status": run.status}
 
 

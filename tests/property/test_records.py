@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from itertools import pairwise
 
+import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from contract.records import OUTCOMES, RequestRecord, StageKey
 from loadgen.engine import StagePlan, StageRun
 from loadgen.loops import Closed
 from loadgen.stopwatch import Facts
+from loadgen.tally import tallies
 from loadgen.workload.lengths import fixed
 from loadgen.workload.prompts import PromptSource
 
@@ -75,7 +77,7 @@ def test_records_are_ordered_and_sent_equals_the_sum_of_outcomes(
         return stage, backend, records
 
     stage, backend, records = jump(run())
-    assert backend.calls == len(records) == stage.tally.sent
+    assert backend.calls == len(records) == stage.counts.sent
     assert len({(r.agent, r.seq) for r in records}) == len(records)
     assert [r.ended for r in records] == sorted(r.ended for r in records)
     for record in records:
@@ -83,10 +85,12 @@ def test_records_are_ordered_and_sent_equals_the_sum_of_outcomes(
         known = [instant for instant in instants if instant is not None]
         assert known == sorted(known)
         assert len(record.gaps_us) == max(0, record.chunks - 1)
-        assert RequestRecord.from_json(record.to_json()) == record
+        for line in (record.to_json(), orjson.loads(orjson.dumps(record.to_json()))):
+            assert RequestRecord.from_json(line) == record == RequestRecord.from_own(line)
         assert phase_fits(record, stage)
     measured = Counter(r.outcome for r in records if r.phase == "measured")
-    assert measured == stage.tally.outcomes
+    assert measured == stage.counts.outcomes == tallies(records)[1].outcomes
+    assert stage.counts.measured == measured.total()
     by_agent = [[r for r in records if r.agent == number] for number in range(agents)]
     for own in by_agent:  # an agent never has two requests at once
         assert all(after.due >= before.ended for before, after in pairwise(own))

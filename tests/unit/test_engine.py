@@ -10,6 +10,7 @@ from contract.records import StageKey
 from loadgen.engine import StagePlan, StageRun
 from loadgen.loops import Closed, Open
 from loadgen.stopwatch import Facts
+from loadgen.tally import tallies
 from loadgen.workload.lengths import fixed
 from loadgen.workload.prompts import PromptSource
 
@@ -66,20 +67,21 @@ def stage_of(agents, *, load=None, warmup=None, slots=1, service=0.1, outcome="o
 
 
 def test_eight_agents_on_one_slot_keep_eight_in_flight_and_wait_eight_services(jump):
-    stage, server, _records = jump(stage_of(8, seconds=10)())
+    stage, server, records = jump(stage_of(8, seconds=10)())
+    tally = tallies(records)[1]
     assert stage.complete
     assert server.most == 8
     assert stage.end - stage.start == pytest.approx(10)
-    assert stage.tally.in_flight(stage.start, stage.end) == pytest.approx(8)
-    latencies = list(stage.tally.latencies)
+    assert tally.in_flight(stage.start, stage.end) == pytest.approx(8)
+    latencies = list(tally.latencies)
     assert latencies == pytest.approx([0.8] * len(latencies))
-    assert stage.tally.outcomes["ok"] == pytest.approx(100, abs=1)
+    assert stage.counts.outcomes["ok"] == pytest.approx(100, abs=1)
 
 
 @pytest.mark.parametrize(("agents", "rate"), [(1, 10), (2, 20), (3, 30), (4, 30), (8, 30)])
 def test_three_slots_serve_three_at_a_time(jump, agents, rate):
     stage, _, _ = jump(stage_of(agents, slots=3, seconds=20)())
-    assert stage.tally.outcomes["ok"] / 20 == pytest.approx(rate, rel=0.01)
+    assert stage.counts.outcomes["ok"] / 20 == pytest.approx(rate, rel=0.01)
 
 
 def test_the_first_completions_are_warmup_and_what_ends_late_is_drain(jump):
@@ -101,7 +103,7 @@ def test_a_window_by_count_closes_after_exactly_that_many(jump):
 
 def test_sent_equals_the_sum_of_outcomes_and_every_request_leaves_one_record(jump):
     stage, server, records = jump(stage_of(5, seconds=3)())
-    assert server.calls == len(records) == stage.tally.sent
+    assert server.calls == len(records) == stage.counts.sent
     assert len({(record.agent, record.seq) for record in records}) == len(records)
 
 
@@ -114,9 +116,9 @@ def test_a_stage_without_warmup_opens_its_window_at_once(jump):
 def test_a_target_that_fails_the_whole_warmup_is_not_measured(jump):
     stage, server, _ = jump(stage_of(4, seconds=10, outcome="rejected")())
     assert not stage.complete
-    assert stage.tally.ok == 0
+    assert stage.counts.ok == 0
     assert server.calls <= 8
-    assert stage.tally.reasons["rejected: as told"] == server.calls
+    assert stage.counts.reasons["rejected: as told"] == server.calls
 
 
 def test_a_failing_target_is_asked_ever_more_slowly(jump):
@@ -180,7 +182,7 @@ def test_think_time_lowers_the_load_as_the_closed_queue_says(jump):
     think = Closed(4, think=lambda _agent, _seq: 0.4)
     stage, _, _ = jump(stage_of(4, load=think, slots=4, seconds=50)())
     # Four places: nobody waits, so X = N / (S + Z).
-    assert stage.tally.outcomes["ok"] / 50 == pytest.approx(4 / 0.5, rel=0.02)
+    assert stage.counts.outcomes["ok"] / 50 == pytest.approx(4 / 0.5, rel=0.02)
 
 
 def test_an_open_loop_sends_on_time_whatever_the_server_does(jump):
@@ -224,4 +226,4 @@ def test_too_many_errors_end_a_stage_early(jump):
 def test_warmup_by_time_opens_the_window_at_the_first_completion_after_it(jump):
     stage, _, _ = jump(stage_of(2, warmup=0, warmup_seconds=1.95, seconds=2)())
     assert stage.start == pytest.approx(2.0)
-    assert stage.tally.outcomes["ok"] == pytest.approx(20, abs=1)
+    assert stage.counts.outcomes["ok"] == pytest.approx(20, abs=1)

@@ -22,7 +22,7 @@ from loadgen.find_report import Asked, found, line, nothing
 from loadgen.goodput import Objectives, parse_goodput, wilson
 from loadgen.stages import stage_of
 from loadgen.stopwatch import Facts
-from loadgen.tally import Tally
+from loadgen.tally import tallies
 from loadgen.workload.lengths import fixed
 from loadgen.workload.prompts import PromptSource
 
@@ -150,11 +150,11 @@ async def searched(search, backend):
     """Drive every stage the search wants, and return where it stands."""
     clock = asyncio.get_running_loop().time
     for plan in search.plans("queue", "m"):
-        stage = StageRun("r", plan, backend, PromptSource(0, fixed(8), fixed(1)), clock,
-                         lambda _record: None,
-                         tally=Tally(search.asked.objectives))  # fmt: skip
+        source, records = PromptSource(0, fixed(8), fixed(1)), []
+        stage = StageRun("r", plan, backend, source, clock, records.append)
         await stage.drive()
-        search.ended(stage, stage_of(stage, 0.0))
+        tally = tallies(records, search.asked.objectives)[plan.number]
+        search.ended(stage, stage_of(stage, tally, 0.0), tally)
     return search.standing
 
 
@@ -281,10 +281,7 @@ def record(number, latency, outcome="ok", load=None):
 
 
 def tally_of(records, objectives):
-    tally = Tally(parse_goodput(objectives))
-    for each in records:
-        tally.add(each)
-    return tally
+    return tallies(records, parse_goodput(objectives))[1]
 
 
 def test_the_tally_keeps_who_met_and_who_waited_for_a_load():

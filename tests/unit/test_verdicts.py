@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from loadgen.durations import Durations
 from loadgen.verdicts import Evidence, verdicts
 
 CLEAN = Evidence(
@@ -12,7 +13,7 @@ CLEAN = Evidence(
     mean_stay=0.2,
     latencies=[0.2, 0.201, 0.199, 0.2] * 25,
     send_lags=[0.0002] * 100,
-    loop_lags=[0.001] * 1000,
+    loop_lags=Durations([1000] * 1000),
     token_pairs=[(32, 32)] * 100,
     cached_tokens=0,
     failures=0,
@@ -31,7 +32,7 @@ def test_a_clean_stage_raises_no_doubt_and_every_check_could_be_made():
 @pytest.mark.parametrize(
     ("change", "doubt"),
     [
-        ({"loop_lags": [0.011] * 1000}, "loop_lag"),
+        ({"loop_lags": Durations([11_000] * 1000)}, "loop_lag"),
         ({"send_lags": [0.011] * 100}, "send_lag"),
         ({"mean_stay": 0.19, "in_flight": 2.0 * 1.06}, "little"),
         ({"token_pairs": [(32, 30)] * 100}, "counts"),
@@ -47,8 +48,10 @@ def test_one_fault_raises_exactly_its_doubt(change, doubt):
 
 def test_limits_are_relative_to_what_they_disturb():
     slow = replace(CLEAN, latencies=[10.0] * 100, mean_stay=0.2)
-    assert failed(replace(slow, loop_lags=[0.4] * 1000, send_lags=[0.4] * 100)) == set()
-    assert failed(replace(slow, loop_lags=[0.6] * 1000)) == {"loop_lag"}
+    assert (
+        failed(replace(slow, loop_lags=Durations([400_000] * 1000), send_lags=[0.4] * 100)) == set()
+    )
+    assert failed(replace(slow, loop_lags=Durations([600_000] * 1000))) == {"loop_lag"}
 
 
 def test_what_cannot_be_checked_is_said_not_judged():
