@@ -168,7 +168,8 @@ class Conduct:
         done = stage_of(stage, tally, self.manifest.epoch_unix)
         self._writer.append_stage(done)
         self._observer.closed(done)
-        self.summaries.append(stage_summary(done, tally, stage.counts.loop_lags))
+        lags, percentiles = stage.counts.loop_lags, self.config.percentiles
+        self.summaries.append(stage_summary(done, tally, percentiles, lags))
         if self.interrupted is None:
             self._course.ended(stage, done, tally)
 

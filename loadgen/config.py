@@ -11,6 +11,8 @@ from pydantic import Field, field_validator, model_validator
 from contract.errors import ConfigError
 from loadgen.backends.settings import CUSTOMARY, HfSettings, OllamaSettings, Settings
 from loadgen.load_settings import LoadSettings, PromptSettings, Seconds
+from loadgen.percentiles import CUSTOMARY as CUSTOMARY_PERCENTILES
+from loadgen.percentiles import parse_percentiles
 from loadgen.ranges import parse_levels
 from loadgen.workload.lengths import parse_lengths
 
@@ -26,6 +28,7 @@ class RunConfig(PromptSettings, LoadSettings):
     timeout: Seconds = 120.0
     grace_period: Annotated[float, Field(ge=0, le=86_400)] = 30.0
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    percentiles: tuple[float, ...] = CUSTOMARY_PERCENTILES
     output_dir: str = "runs"
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 9210
     metrics_address: str = "127.0.0.1"
@@ -56,6 +59,15 @@ class RunConfig(PromptSettings, LoadSettings):
             except ConfigError as error:
                 raise ValueError(str(error)) from error
         return value
+
+    @field_validator("percentiles", mode="before")
+    @classmethod
+    def _percentiles(cls, value: Any) -> Any:
+        given = value if isinstance(value, list | tuple) else str(value)
+        try:
+            return parse_percentiles(given, "percentiles")
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
 
     @field_validator("agents")
     @classmethod

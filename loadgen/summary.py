@@ -10,6 +10,7 @@ from contract.steady import quantile
 from contract.text_table import render
 from loadgen.durations import Durations
 from loadgen.goodput import attainment
+from loadgen.percentiles import CUSTOMARY, named
 from loadgen.tally import Tally
 
 DEFINITIONS = {
@@ -29,12 +30,18 @@ DEFINITIONS = {
     "in_flight": "time average over the window of requests between due and ended",
     "quantiles": "linear interpolation between order statistics of the pooled values",
 }
-QUANTILES = (0.5, 0.95, 0.99)
+LAG_PERCENTILE = 99.0
 
 
-def stage_summary(stage: Stage, tally: Tally, loop_lags: Durations | None = None) -> dict[str, Any]:
+def stage_summary(
+    stage: Stage,
+    tally: Tally,
+    percentiles: Sequence[float] = CUSTOMARY,
+    loop_lags: Durations | None = None,
+) -> dict[str, Any]:
     """One stage as plain numbers; what was not seen is None, and of loop lags that no record
-    holds the verdict's figure is all there is."""
+    holds the verdict's figure is all there is. Lags state the p99 that verdicts look at, too."""
+    of_lags = sorted({*percentiles, LAG_PERCENTILE})
     seconds = stage.end - stage.start
     ok = tally.outcomes["ok"]
 
@@ -62,13 +69,13 @@ def stage_summary(stage: Stage, tally: Tally, loop_lags: Durations | None = None
         "tokens_per_chunk": mean(tally.output_tokens, tally.chunks),
         "in_flight": tally.in_flight(stage.start, stage.end),
         "goodput": _goodput(tally, seconds),
-        "ttft": _spread(tally.ttfts),
-        "tpot": _spread(tally.tpots),
-        "itl": _spread(tally.token_gaps),
-        "icl": _spread(tally.chunk_gaps),
-        "e2e": _spread(tally.latencies),
-        "send_lag": _spread(tally.send_lags),
-        "loop_lag": _spread(loop_lags or ()) or _kept(stage, "loop_lag"),
+        "ttft": _spread(tally.ttfts, percentiles),
+        "tpot": _spread(tally.tpots, percentiles),
+        "itl": _spread(tally.token_gaps, percentiles),
+        "icl": _spread(tally.chunk_gaps, percentiles),
+        "e2e": _spread(tally.latencies, percentiles),
+        "send_lag": _spread(tally.send_lags, of_lags),
+        "loop_lag": _spread(loop_lags or (), of_lags) or _kept(stage, "loop_lag"),
         "verdicts": [
             {"name": v.name, "ok": v.ok, "checked": v.checked, "says": v.says}
             for v in stage.verdicts
@@ -110,7 +117,7 @@ def run_summary(manifest: Manifest, stages: Sequence[dict[str, Any]]) -> dict[st
 def table(stages: Sequence[dict[str, Any]]) -> str:
     """The final tables by N, and below them every verdict that failed."""
     rates = ["agents", "ok/total", "req/s", "tok/s", "in flight", "send lag", "loop lag", "verdict"]
-    spreads = ["agents", "TTFT", "TPOT", "ITL", "e2e"]
+    spreads, stated = ["agents", "TTFT", "TPOT", "ITL", "e2e"], _stated(stages)
     doubts = [
         f"  {stage['level']}: {verdict['name']}: {verdict['says']}"
         for stage in stages
@@ -118,9 +125,9 @@ def table(stages: Sequence[dict[str, Any]]) -> str:
         if verdict["checked"] and not verdict["ok"]
     ]
     outcomes = [
-        f"  {stage['level']}: not ok: {named}"
+        f"  {stage['level']}: not ok: {failed}"
         for stage in stages
-        if (named := _not_ok(stage["outcomes"]))
+        if (failed := _not_ok(stage["outcomes"]))
     ]
     goodput = [
         f"  {stage['level']}: goodput {_met(good)}"
@@ -133,8 +140,8 @@ def table(stages: Sequence[dict[str, Any]]) -> str:
         *doubts,
         *goodput,
         "",
-        "milliseconds, p50/p95/p99; the lags above are p99",
-        render(spreads, [_spreads(stage) for stage in stages]),
+        f"milliseconds, {'/'.join(stated)}; the lags above are {named(LAG_PERCENTILE)}",
+        render(spreads, [_spreads(stage, stated) for stage in stages]),
     ]
     return "\n".join(blocks)
 
@@ -158,35 +165,42 @@ def _rates(stage: dict[str, Any]) -> list[str]:
         _number(stage["requests_per_second"]),
         _number(stage["output_tokens_per_second"]),
         _number(stage["in_flight"]),
-        *(_ms(stage[name], "p99") for name in ("send_lag", "loop_lag")),
+        *(_ms(stage[name], named(LAG_PERCENTILE)) for name in ("send_lag", "loop_lag")),
         "ok" if stage["good"] else "failed " + ", ".join(failed) if failed else "cut short",
     ]
 
 
-def _spreads(stage: dict[str, Any]) -> list[str]:
-    return [_level(stage), *(_triple(stage[name]) for name in ("ttft", "tpot", "itl", "e2e"))]
+def _stated(stages: Sequence[dict[str, Any]]) -> list[str]:
+    """The names of the percentiles that stages state, those of the first one that saw anything."""
+    seen = next((stage["e2e"] for stage in stages if stage["e2e"]), map(named, CUSTOMARY))
+    return [name for name in seen if name.startswith("p")]
 
 
-def _spread(values: Sequence[float] | Durations) -> dict[str, float] | None:
+def _spreads(stage: dict[str, Any], stated: Sequence[str]) -> list[str]:
+    columns = (stage[name] for name in ("ttft", "tpot", "itl", "e2e"))
+    return [_level(stage), *("/".join(_ms(spread, p) for p in stated) for spread in columns)]
+
+
+def _spread(
+    values: Sequence[float] | Durations, percentiles: Sequence[float]
+) -> dict[str, float] | None:
     if not values:
         return None
+    shares = [percentile / 100 for percentile in percentiles]
     if isinstance(values, Durations):
-        mean, quantiles = values.mean or 0.0, values.quantiles(QUANTILES)
+        mean, quantiles = values.mean or 0.0, values.quantiles(shares)
     else:
         mean, ordered = sum(values) / len(values), sorted(values)
-        quantiles = [quantile(ordered, q) for q in QUANTILES]
-    named = {f"p{q * 100:g}": at or 0.0 for q, at in zip(QUANTILES, quantiles, strict=True)}
-    return {"mean": mean, **named, "n": len(values)}
+        quantiles = [quantile(ordered, share) for share in shares]
+    names = map(named, percentiles)
+    seen = {name: value or 0.0 for name, value in zip(names, quantiles, strict=True)}
+    return {"mean": mean, **seen, "n": len(values)}
 
 
 def _kept(stage: Stage, name: str) -> dict[str, float] | None:
     """The p99 that a verdict saw, where the readings themselves are gone."""
     seen = [v.seen for v in stage.verdicts if v.name == name and v.seen is not None]
     return {"p99": seen[0]} if seen else None
-
-
-def _triple(spread: dict[str, float] | None) -> str:
-    return "/".join(_ms(spread, f"p{q * 100:g}") for q in QUANTILES)
 
 
 def _ms(spread: dict[str, float] | None, name: str) -> str:

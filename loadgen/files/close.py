@@ -24,6 +24,7 @@ from loadgen.files import slices, summary_csv
 from loadgen.files.metrics_csv import MetricsTable, keys_of
 from loadgen.files.parquet import ParquetSink, beside, refused
 from loadgen.goodput import parse_goodput
+from loadgen.percentiles import CUSTOMARY, parse_percentiles
 from loadgen.summary import run_summary, stage_summary
 from loadgen.tally import tallies
 
@@ -119,8 +120,9 @@ def _summary(run: Run) -> dict[str, Any]:
 def counted(run: Run) -> dict[str, Any]:
     """The summary of a run's finished stages, counted from its records."""
     asked = run.manifest.config.get("goodput")
+    percentiles = parse_percentiles(run.manifest.config.get("percentiles", CUSTOMARY))
     found = tallies(run.records(), parse_goodput(asked) if asked else None)
-    stages = [stage_summary(stage, found[stage.stage]) for stage in run.stages]
+    stages = [stage_summary(stage, found[stage.stage], percentiles) for stage in run.stages]
     return {**run_summary(run.manifest, stages), "status": run.status}
 
 

@@ -16,7 +16,8 @@ def run_of(folder):
 
 
 def test_a_run_writes_everything_and_its_table_can_be_printed_again(cli, tmp_path):
-    done = cli("loadgen", "run", *FAST, "--agents", "1..3", "--request-count", "20", "--json")
+    done = cli("loadgen", "run", *FAST, "--agents", "1..3", "--request-count", "20",
+               "--percentiles", "50,99.9", "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     run = run_of(tmp_path)
@@ -32,6 +33,7 @@ def test_a_run_writes_everything_and_its_table_can_be_printed_again(cli, tmp_pat
         assert stage.sent == sum(Counter(record.outcome for record in own).values())
     again = json.loads(cli("loadgen", "show", "--json").stdout)
     for before, after in zip(summary["stages"], again["stages"], strict=True):
+        assert list(before["itl"]) == ["mean", "p50", "p99.9", "n"]
         # No record holds how late the loop was: of that the verdict's figure is all there is.
         assert after.pop("loop_lag") == {"p99": before.pop("loop_lag")["p99"]}
         assert after == before
