@@ -15,7 +15,7 @@ from typing import Any
 from contract.errors import TargetError
 from contract.text_table import render
 from loadgen.backends import BACKENDS
-from loadgen.backends.base import Backend, Request, Target
+from loadgen.backends.base import Backend, Request, Target, performed
 from loadgen.backends.surveyed import Surveyed
 from loadgen.config import RunConfig
 from loadgen.stopwatch import Facts, Stopwatch
@@ -99,7 +99,7 @@ async def _probe(config: RunConfig) -> Probe:
 
 
 async def _ask(backend: Backend, request: Request, timeout: float) -> Facts:
-    return await backend.perform(request, Stopwatch(time.monotonic, time.monotonic()), timeout)
+    return await performed(backend, request, Stopwatch(time.monotonic, time.monotonic()), timeout)
 
 
 def _request(backend: Backend, config: RunConfig, tokens: int, salt: int) -> Request:

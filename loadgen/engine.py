@@ -3,15 +3,18 @@
 The first completions are warm-up. The measured window [start, end) opens at the last of them
 and closes on time or on count; what is in flight then is the drain. A request belongs to the
 phase in which it ended. How requests come about is the load's affair (`loadgen.loops`).
+
+A request is a `Flight`, from the instant it is due to its record, and calls back when it lands:
+a task for each would cost more than the request itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from contract.records import Phase, RequestRecord, StageKey
 from loadgen.backends.base import Backend, Request
@@ -21,6 +24,8 @@ from loadgen.tally import Counts
 Clock = Callable[[], float]
 # Called with every record as its request ends; what it raises ends the stage.
 Emit = Callable[[RequestRecord], None]
+# What a load does when a request of it has landed: its outcome, and the instant.
+Then = Callable[[str, float], None]
 
 LAG_INTERVAL = 0.010
 # So many completions, before an error share says anything.
@@ -34,7 +39,7 @@ class Source(Protocol):
 
 
 class Load(Protocol):
-    """How requests come about: `drive` spawns them until the stage is over."""
+    """How requests come about: `drive` sends them until the stage is over."""
 
     async def drive(self, stage: StageRun) -> None: ...
 
@@ -59,6 +64,48 @@ class StagePlan:
     most_errors: float | None = None
 
 
+class Flight:
+    """One request on its way. Implements `Landing`."""
+
+    __slots__ = ("agent", "cancel", "seq", "stage", "then", "watch")
+
+    def __init__(self, stage: StageRun, watch: Stopwatch, agent: int, seq: int, then: Then) -> None:
+        self.stage = stage
+        self.watch = watch
+        self.agent = agent
+        self.seq = seq
+        self.then = then
+        self.cancel: Callable[[], object] = _nothing
+
+    def landed(self, facts: Facts) -> None:
+        """It has ended: record it, and let its load go on."""
+        stage = self.stage
+        if self not in stage.flights:
+            return  # given up before
+        stage.flights.discard(self)
+        now = stage.clock()
+        try:
+            stage.ended(self.watch, facts, self.agent, self.seq, now)
+            self.then(facts.outcome, now)
+        except BaseException as error:  # noqa: BLE001  # raised again where the stage is driven
+            stage.fail(error)
+        if not stage.flights:
+            stage.landed_all()
+
+    def failed(self, error: BaseException) -> None:
+        """A bug ends the stage."""
+        self.stage.flights.discard(self)
+        self.stage.fail(error)
+
+    def give_up(self) -> None:
+        """Cancel it; it leaves its record all the same."""
+        self.cancel()
+        stage = self.stage
+        stage.flights.discard(self)
+        facts = Facts("cancelled", content=())
+        stage.ended(self.watch, facts, self.agent, self.seq, stage.clock())
+
+
 @dataclass(slots=True)
 class StageRun:
     """A stage in progress: its window, its counters, and the order to stop.
@@ -80,12 +127,12 @@ class StageRun:
     start: float = math.inf
     end: float = math.inf
     drained: float = 0.0
-    in_flight: int = 0
     closing: asyncio.Event = field(default_factory=asyncio.Event)
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    flights: set[Flight] = field(default_factory=set)
     _failure: BaseException | None = None
     _cut: bool = False
     _aborted: asyncio.Event = field(default_factory=asyncio.Event)
+    _emptied: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def drive(self) -> None:
         """Run the stage to the end of its drain. Cancelling aborts what is in flight; each
@@ -101,37 +148,31 @@ class StageRun:
             driving.cancel()
             await self._drain()
         finally:
-            for task in (driving, lag, *self.tasks):
+            for task in (driving, lag):
                 task.cancel()
-            await asyncio.gather(driving, lag, *self.tasks, return_exceptions=True)
+            await asyncio.gather(driving, lag, return_exceptions=True)
+            await self._give_up()
             self.drained = self.clock()
         if self._failure is not None:
             raise self._failure
 
-    def spawn(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
-        """Run `work()` as a task of this stage; what it raises ends the stage."""
-        task = asyncio.create_task(work())
-        self.tasks.add(task)
-        task.add_done_callback(self._task_over)
+    def prepare(self, agent: int, seq: int) -> Any:
+        """All of a request that can be done before it is due."""
+        return self.backend.prepare(self.source.request(self.plan.number, agent, seq))
 
-    async def exchange(self, due: float, ids: Ids) -> str:
-        """One request from `due` to its record; returns the outcome."""
-        watch = Stopwatch(self.clock, due=due)
-        request = self.source.request(ids.stage, ids.agent, ids.seq)
-        self.in_flight += 1
-        try:
-            facts = await self.backend.perform(request, watch, self.plan.timeout)
-        except asyncio.CancelledError:
-            self.ended(watch, Facts("cancelled", content=()), ids)
-            raise
-        finally:
-            self.in_flight -= 1
-        self.ended(watch, facts, ids)
-        return facts.outcome
+    def send(self, due: float, agent: int, seq: int, then: Then, prepared: Any = None) -> None:
+        """Let a request fly; `then` is called when it has landed and was recorded."""
+        if prepared is None:
+            prepared = self.prepare(agent, seq)
+        watch = Stopwatch(self.clock, due)
+        flight = Flight(self, watch, agent, seq, then)
+        self.flights.add(flight)
+        flight.cancel = self.backend.begin(prepared, watch, self.plan.timeout, flight)
 
-    def ids(self, agent: int, seq: int) -> Ids:
-        """The name of one request of this stage."""
-        return Ids(self.run, self.plan.number, self.plan.key.agents, agent, seq)
+    @property
+    def in_flight(self) -> int:
+        """Requests due and not ended."""
+        return len(self.flights)
 
     @property
     def over(self) -> bool:
@@ -153,40 +194,54 @@ class StageRun:
         self.stop()
         self._aborted.set()
 
-    def ended(self, watch: Stopwatch, facts: Facts, ids: Ids) -> None:
+    def fail(self, error: BaseException) -> None:
+        """End the stage; `drive` raises the first such error."""
+        self._failure = self._failure or error
+        self.abort()
+
+    def ended(self, watch: Stopwatch, facts: Facts, agent: int, seq: int, now: float) -> None:
         """Write one request's record, and move the window if it is the one that does."""
-        ended = self.clock()
-        done = record(watch, facts, ids, self._phase(ended), ended)
+        plan = self.plan
+        ids = Ids(self.run, plan.number, plan.key.agents, agent, seq)
+        done = record(watch, facts, ids, self._phase(now), now)
         self.counts.add(done)
         self.emit(done)
         if math.isinf(self.start):
-            self._perhaps_open(ended)
+            self._perhaps_open(now)
         elif done.phase == "measured":
-            self._perhaps_close(ended)
+            self._perhaps_close(now)
+
+    def landed_all(self) -> None:
+        """Nothing is in flight just now."""
+        self._emptied.set()
+
+    async def emptied(self) -> None:
+        """Wait until nothing is in flight."""
+        while self.flights:
+            self._emptied.clear()
+            await self._emptied.wait()
 
     def _load_over(self, driving: asyncio.Task[None]) -> None:
-        self._note_failure(driving)
+        if not driving.cancelled() and (error := driving.exception()) is not None:
+            self.fail(error)
         self._close(self.clock())
 
-    def _task_over(self, task: asyncio.Task[None]) -> None:
-        self.tasks.discard(task)
-        self._note_failure(task)
-
-    def _note_failure(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._failure = self._failure or error
-            self.abort()
-
     async def _drain(self) -> None:
-        if self._failure is not None or not self.tasks:
+        if self._failure is not None or not self.flights:
             return
-        aborted = asyncio.create_task(self._aborted.wait())
-        everyone = asyncio.create_task(asyncio.wait(tuple(self.tasks)))
-        await asyncio.wait(
-            {aborted, everyone}, timeout=self.plan.grace, return_when=asyncio.FIRST_COMPLETED
-        )
-        aborted.cancel()
-        everyone.cancel()
+        ways = [asyncio.create_task(way) for way in (self._aborted.wait(), self.emptied())]
+        await asyncio.wait(ways, timeout=self.plan.grace, return_when=asyncio.FIRST_COMPLETED)
+        for way in ways:
+            way.cancel()
+
+    async def _give_up(self) -> None:
+        """Cancel what still flies; the first error of recording it is the stage's."""
+        for flight in tuple(self.flights):
+            try:
+                flight.give_up()
+            except BaseException as error:  # noqa: BLE001  # raised again by `drive`
+                self._failure = self._failure or error
+        await asyncio.sleep(0)  # what was cancelled ends in the loop's next turn
 
     def _perhaps_open(self, ended: float) -> None:
         warm = ended - self.began >= self.plan.warmup_seconds
@@ -231,3 +286,7 @@ class StageRun:
             now = self.clock()
             if self.start <= now < self.end:
                 self.counts.loop_lags.coarse(max(0.0, now - due))
+
+
+def _nothing() -> None:
+    """What cancels a request that has not begun."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 from loadgen.engine import StageRun
 from loadgen.stopwatch import Facts, Stopwatch
@@ -21,7 +20,7 @@ from loadgen.ticker import tick
 # A failing target must not be hammered: an agent waits this long, doubled up to the last.
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 
-Waiting = deque[tuple[int, float]]  # number and due
+Think = Callable[[int, int], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,26 +28,70 @@ class Closed:
     """`agents` independent agents; `think(agent, seq)` are the seconds before a request."""
 
     agents: int
-    think: Callable[[int, int], float] | None = None
+    think: Think | None = None
 
     async def drive(self, stage: StageRun) -> None:
-        """Start the agents; they stop by themselves when the stage is over."""
-        for number in range(self.agents):
-            stage.spawn(partial(self._agent, stage, number))
-        await asyncio.wait(tuple(stage.tasks))
+        """Start the agents; they ask until the stage is over."""
+        agents = [_Agent(stage, number, self.think) for number in range(self.agents)]
+        try:
+            for agent in agents:
+                agent.go_on(stage.clock())
+            await stage.closing.wait()
+        finally:
+            for agent in agents:
+                agent.rest()
 
-    async def _agent(self, stage: StageRun, number: int) -> None:
-        seq, pause = 0, FIRST_PAUSE
-        while not stage.over:
-            if self.think is not None and not await _rested(stage, self.think(number, seq)):
-                return
-            outcome = await stage.exchange(stage.clock(), stage.ids(number, seq))
-            seq += 1
-            if outcome in ("ok", "truncated"):
-                pause = FIRST_PAUSE
-            else:
-                await _rested(stage, pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+
+class _Agent:
+    """One agent: it thinks, asks, and asks again when its request has landed."""
+
+    __slots__ = ("_number", "_pause", "_seq", "_stage", "_think", "_timer")
+
+    def __init__(self, stage: StageRun, number: int, think: Think | None) -> None:
+        self._stage = stage
+        self._number = number
+        self._think = think
+        self._seq = 0
+        self._pause = FIRST_PAUSE
+        self._timer: asyncio.TimerHandle | None = None
+
+    def go_on(self, now: float) -> None:
+        """Think, then ask."""
+        if self._think is None:
+            self._ask(now)
+        else:
+            self._later(self._think(self._number, self._seq), self._wake)
+
+    def rest(self) -> None:
+        """Ask no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _wake(self) -> None:
+        self._ask(self._stage.clock())
+
+    def _ask(self, due: float) -> None:
+        stage = self._stage
+        if stage.closing.is_set() or due >= stage.end:
+            return
+        seq = self._seq
+        self._seq += 1
+        stage.send(due, self._number, seq, self._answered)
+
+    def _answered(self, outcome: str, now: float) -> None:
+        if outcome in ("ok", "truncated"):
+            self._pause = FIRST_PAUSE
+            self.go_on(now)
+        else:
+            self._later(self._pause, self._recovered)
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _recovered(self) -> None:
+        self.go_on(self._stage.clock())
+
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        if not self._stage.over:
+            self._timer = asyncio.get_running_loop().call_later(seconds, call)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,35 +107,45 @@ class Open:
         What was due and found no place before the end leaves a record as well: it was never
         sent, and cancelled.
         """
-        waiting: Waiting = deque()
-        schedule = ((number, stage.began + due) for number, due in enumerate(self.dues))
-
-        def on_due(number: int, due: float) -> None:
-            if self.most is not None and len(stage.tasks) >= self.most:
-                waiting.append((number, due))
-            else:
-                stage.spawn(partial(_serve, stage, number, due, waiting))
-
+        arrivals = _Arrivals(stage, self.most)
         try:
-            await tick(schedule, on_due, stage.clock, stage.origin)
-            while stage.tasks:
-                await asyncio.wait(tuple(stage.tasks))
+            await tick(arrivals.schedule(self.dues), arrivals.due, stage.clock, stage.origin)
+            await stage.emptied()
         finally:
-            for number, due in waiting:
-                unsent = Facts("cancelled", content=(), error="no place before the stage closed")
-                stage.ended(Stopwatch(stage.clock, due), unsent, stage.ids(0, number))
+            arrivals.turn_away()
 
 
-async def _serve(stage: StageRun, number: int, due: float, waiting: Waiting) -> None:
-    """One request, then those that waited for its place."""
-    await stage.exchange(due, stage.ids(0, number))
-    while waiting and not stage.over:
-        number, due = waiting.popleft()
-        await stage.exchange(due, stage.ids(0, number))
+class _Arrivals:
+    """What is due next, prepared beforehand, and those that wait for a place."""
 
+    def __init__(self, stage: StageRun, most: int | None) -> None:
+        self._stage = stage
+        self._most = most
+        self._next: Any = None
+        self._waiting: deque[tuple[int, float, Any]] = deque()
 
-async def _rested(stage: StageRun, seconds: float) -> bool:
-    """Wait for so long; False when the stage closed meanwhile."""
-    with suppress(TimeoutError):
-        await asyncio.wait_for(stage.closing.wait(), seconds)
-    return not stage.over
+    def schedule(self, dues: Iterable[float]) -> Iterator[tuple[int, float]]:
+        """Number and instant of each; walking on to one prepares it."""
+        began = self._stage.began
+        for number, due in enumerate(dues):
+            self._next = self._stage.prepare(0, number)
+            yield number, began + due
+
+    def due(self, number: int, due: float) -> None:
+        """Send it, or let it wait for a place."""
+        if self._most is not None and len(self._stage.flights) >= self._most:
+            self._waiting.append((number, due, self._next))
+        else:
+            self._stage.send(due, 0, number, self._landed, self._next)
+
+    def turn_away(self) -> None:
+        """Those that still wait were never sent."""
+        for number, due, _prepared in self._waiting:
+            unsent = Facts("cancelled", content=(), error="no place before the stage closed")
+            stage = self._stage
+            stage.ended(Stopwatch(stage.clock, due), unsent, 0, number, stage.clock())
+
+    def _landed(self, _outcome: str, _now: float) -> None:
+        if self._waiting and not self._stage.over:
+            number, due, prepared = self._waiting.popleft()
+            self._stage.send(due, 0, number, self._landed, prepared)

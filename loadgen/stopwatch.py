@@ -10,13 +10,12 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import overload
+from typing import NamedTuple, overload
 
 from contract.records import CountSource, Phase, RequestRecord, ServerFacts, StampSource
 
 
-@dataclass(frozen=True, slots=True)
-class Ids:
+class Ids(NamedTuple):
     """Which request of which run this is."""
 
     run: str

@@ -177,6 +177,5 @@ class _Ticking:
         for _ in range(MOST_AT_ONCE):
             if self._next is None or self._next[1] > self._clock() + RESOLUTION:
                 return
-            number, due = self._next
-            self._next = next(self._schedule, None)
-            self._on_due(number, due)
+            self._on_due(*self._next)
+            self._next = next(self._schedule, None)  # may take long, hence after the call

@@ -7,12 +7,15 @@ The in-process backend implements `Backend` itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from contract.records import StampSource
 from loadgen.stopwatch import Facts, Stopwatch
+
+T = TypeVar("T")
 
 
 class Tokenizer(Protocol):
@@ -47,6 +50,18 @@ class Target:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
+class Landing(Protocol):
+    """Where an exchange ends: one of the two is called, once, unless it was cancelled before."""
+
+    def landed(self, facts: Facts, /) -> None:
+        """It is over, one way or another."""
+        ...
+
+    def failed(self, error: BaseException, /) -> None:
+        """A bug of ours ended it."""
+        ...
+
+
 class Backend(Protocol):
     """What the engine drives. Instances live inside one event loop."""
 
@@ -64,11 +79,75 @@ class Backend(Protocol):
         """Have so many connections open before a stage's clock starts; BackendError if not."""
         ...
 
-    async def perform(self, request: Request, watch: Stopwatch, timeout: float) -> Facts:
-        """One exchange, whatever its end: failures are outcomes. Cancelling it aborts it."""
+    def prepare(self, request: Request) -> Any:
+        """All that can be done before a request is due; what `begin` takes."""
+        ...
+
+    def begin(
+        self, prepared: Any, watch: Stopwatch, timeout: float, landing: Landing
+    ) -> Callable[[], object]:
+        """Start one exchange; failures are outcomes. Returns what cancels it."""
         ...
 
     async def close(self) -> None: ...
+
+
+class Awaiting(Generic[T]):
+    """Where an exchange ends that somebody awaits."""
+
+    def __init__(self) -> None:
+        self._end: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    def landed(self, what: T) -> None:
+        if not self._end.done():
+            self._end.set_result(what)
+
+    def failed(self, error: BaseException) -> None:
+        if not self._end.done():
+            self._end.set_exception(error)
+
+    async def end(self, cancel: Callable[[], object]) -> T:
+        """What landed; `cancel` is called when the waiting is cancelled."""
+        try:
+            return await self._end
+        except asyncio.CancelledError:
+            cancel()
+            raise
+
+
+async def performed(backend: Backend, request: Request, watch: Stopwatch, timeout: float) -> Facts:
+    """One exchange awaited; cancelling aborts it."""
+    awaiting = Awaiting[Facts]()
+    return await awaiting.end(backend.begin(backend.prepare(request), watch, timeout, awaiting))
+
+
+class Awaited:
+    """`begin` of a backend whose exchanges are coroutines: a task each."""
+
+    async def perform(self, request: Request, watch: Stopwatch, timeout: float) -> Facts:
+        """One exchange, whatever its end: failures are outcomes. Cancelling it aborts it."""
+        raise NotImplementedError
+
+    def prepare(self, request: Request) -> Any:
+        """Nothing can be done beforehand."""
+        return request
+
+    def begin(
+        self, prepared: Any, watch: Stopwatch, timeout: float, landing: Landing
+    ) -> Callable[[], object]:
+        """Start one exchange; returns what cancels it."""
+
+        def over(task: asyncio.Task[Facts]) -> None:
+            if task.cancelled():
+                return
+            if (error := task.exception()) is not None:
+                landing.failed(error)
+            else:
+                landing.landed(task.result())
+
+        task = asyncio.create_task(self.perform(prepared, watch, timeout))
+        task.add_done_callback(over)
+        return task.cancel
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +186,6 @@ class WireResponse:
     raw: Raw | None = None
     dropped: Mapping[int, int] = field(default_factory=dict)
     trip: Trip | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A request with all that could be done before its clock starts; a backend makes it, and
-    takes it in place of the request."""
-
-    request: Request
-    payload: Any
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from contract.errors import ConfigError, nearest
-from loadgen.backends.base import Request, Target, Tokenizer
+from loadgen.backends.base import Awaited, Request, Target, Tokenizer
 from loadgen.backends.hf_engine import Engine, Generation, Job
 from loadgen.backends.hf_load import Settings, load
 from loadgen.local_models import DEFAULT_MODEL
@@ -21,7 +21,7 @@ DEVICES = ("cpu", "cuda", "auto")
 WARM_UP_PASSES, WARM_UP_TOKENS = 5, 16
 
 
-class HfBackend:
+class HfBackend(Awaited):
     """A known local model, or a folder with a config.json, decoded greedily with a KV cache.
 
     `device` is cpu, cuda or auto (cuda where there is one); weights are fp32 on a CPU, fp16 on

@@ -7,15 +7,16 @@ request itself can tell.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from contract.errors import TargetError
 from contract.records import ServerFacts
-from loadgen.backends.base import Dialect, Prepared, Request, Target
+from loadgen.backends.base import Dialect, Landing, Request, Target, WireResponse
 from loadgen.backends.families import Family, Page
 from loadgen.stopwatch import Facts, Stopwatch
-from loadgen.wire import ServerBackend, WireOptions
+from loadgen.wire import Prepared, ServerBackend, WireOptions
 
 UNLOAD_SECONDS, UNLOAD_STEP = 60.0, 0.05
 # A prompt of which the server counted less than this share of its words was cut: a token never
@@ -91,15 +92,21 @@ class Surveyed(ServerBackend):
             await asyncio.sleep(UNLOAD_STEP)
         raise TargetError(f"'{self._served}' is still in memory after {UNLOAD_SECONDS:g} s")
 
-    async def perform(self, request: Request | Prepared, watch: Stopwatch, timeout: float) -> Facts:
-        """One exchange, with a load and a cut prompt noted where there is evidence of them."""
-        cold = self._cold
-        facts = await super().perform(request, watch, timeout)
-        if cold:
-            self._cold = self._cold and facts.outcome != "ok"
-            facts = with_load(facts, watch)
-        asked = request.request if isinstance(request, Prepared) else request
-        return with_cut_noted(facts, asked)
+    def begin(
+        self, prepared: Prepared, watch: Stopwatch, timeout: float, landing: Landing
+    ) -> Callable[[], object]:
+        """Start one exchange; of one sent to a model that is not in memory the load is noted."""
+        return super().begin(
+            prepared, watch, timeout, _Cold(self, watch, landing) if self._cold else landing
+        )
+
+    def facts(self, request: Request, response: WireResponse, watch: Stopwatch) -> Facts:
+        """What an exchange came to, with a cut prompt noted where there is evidence of it."""
+        return with_cut_noted(super().facts(request, response, watch), request)
+
+    def answered(self, outcome: str) -> None:
+        """A request sent to a cold model has ended: with an answer the model is there."""
+        self._cold = self._cold and outcome != "ok"
 
     async def _document(self, page: Page) -> Any:
         """A page's document; None where there is no such page."""
@@ -108,6 +115,22 @@ class Surveyed(ServerBackend):
         except TargetError:
             return None  # the server answered before: what its pages add is only nice to know
         return document if status == 200 else None
+
+
+class _Cold:
+    """Where a request lands that was sent to a cold model."""
+
+    def __init__(self, backend: Surveyed, watch: Stopwatch, landing: Landing) -> None:
+        self._backend = backend
+        self._watch = watch
+        self._landing = landing
+
+    def landed(self, facts: Facts) -> None:
+        self._backend.answered(facts.outcome)
+        self._landing.landed(with_load(facts, self._watch))
+
+    def failed(self, error: BaseException) -> None:
+        self._landing.failed(error)
 
 
 def with_load(facts: Facts, watch: Stopwatch) -> Facts:
@@ -127,9 +150,11 @@ def with_load(facts: Facts, watch: Stopwatch) -> Facts:
 
 def with_cut_noted(facts: Facts, request: Request) -> Facts:
     """The facts with a note when the server counted fewer tokens than the prompt has words."""
-    words = len(request.prompt.split())
     if facts.outcome != "ok" or not facts.prompt_tokens or facts.error is not None:
         return facts
+    if 2 * facts.prompt_tokens > len(request.prompt):
+        return facts  # a word and its space are two characters at least: no need to count
+    words = len(request.prompt.split())
     if facts.prompt_tokens >= LEAST_COUNTED * words:
         return facts
     cut = f"the server cut the prompt: it counted {facts.prompt_tokens} tokens of {words} words"

@@ -7,27 +7,43 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import struct
 from array import array
 from collections.abc import Callable
 from time import monotonic
 
 from contract.errors import BackendError
+from contract.records import StampSource
 from loadgen.wire.answer import Answer
-from loadgen.wire.stamps import Clocks, KernelReader, StampStats
+from loadgen.wire.stamps import (
+    ANCILLARY,
+    DELAYS_KEPT,
+    READ_SIZE,
+    TIMESPEC,
+    Clocks,
+    StampStats,
+    ask_for_stamps,
+)
 
 _BROKE_OFF = "the server broke the connection off"
 _NO_ANSWER = "the server closed the connection without an answer"
 
+Over = Callable[["Connection"], None]
+
 
 class Connection(asyncio.Protocol):
-    """Carries one exchange at a time: `start`, await `done`, then `answer` and `broken`.
+    """Carries one exchange at a time: `start`, and `over` is called at its end, which `answer`
+    and `broken` tell.
 
     `release` closes what the transport came from; it is called once, when the connection ends.
     """
 
-    __slots__ = ("_fd", "_kernel", "_left", "_read", "_release", "_shift", "_stamp",
-                 "_stats", "_transport", "answer", "broken", "done", "heard", "open",
-                 "seconds", "uses")  # fmt: skip
+    __slots__ = ("_fd", "_left", "_marks", "_over", "_read", "_release", "_shift", "_stamp",
+                 "_stats", "_transport", "answer", "broken", "heard", "open", "seconds",
+                 "used")  # fmt: skip
+
+    stamper: StampSource = "user"
 
     def __init__(
         self,
@@ -37,68 +53,48 @@ class Connection(asyncio.Protocol):
         seconds: float = 0.0,
     ) -> None:
         self.open = True
-        self.uses = 0  # exchanges begun
         self.seconds = seconds  # that connecting took
         self.heard = False  # a byte of the answer came
+        self.used = False  # it has carried an exchange to its end
         self.answer = Answer()
         self.broken: tuple[str, str] | None = None
-        self.done: asyncio.Future[None] | None = None
+        self._over: Over | None = None
         self._transport = transport
         self._release = release
         self._stats = stats
-        self._kernel: KernelReader | None = None
-        secure = transport.get_extra_info("sslcontext") is not None
-        self._fd = -1 if secure else transport.get_extra_info("socket").fileno()
+        self._fd = -1 if secure(transport) else transport.get_extra_info("socket").fileno()
+        self._marks: array[float]
         self._stamp: Callable[[float], None]
         self._read: Callable[[bytes], None]
         self._rest()
         transport.set_protocol(self)
 
-    @property
-    def stamped_by_kernel(self) -> bool:
-        """Whether its reads carry the kernel's stamps."""
-        return self._kernel is not None
-
-    def use_kernel_stamps(self, clocks: Clocks) -> None:
-        """From now on; plain connections only. OSError when the system does not let us."""
-        if self._fd >= 0 and self._kernel is None:
-            self._kernel = KernelReader(
-                self._transport, self._take_stamped, self.connection_lost, clocks, self._stats
-            )
-
     def start(
-        self, payload: bytes, marks: array[float], shift: float, answer: Answer
-    ) -> tuple[float, asyncio.Future[None]]:
-        """Send; returns the instant (monotonic) at which the bytes went out, and the end.
+        self, payload: bytes, answer: Answer, marks: array[float], shift: float, over: Over
+    ) -> float:
+        """Send; returns the instant (monotonic) at which the bytes went out.
 
         Reads append their instant plus `shift` to `marks`.
         """
-        self.uses += 1
         self.heard = False
         self.broken = None
         self.answer = answer
         self._read = answer.reads.append
+        self._marks = marks
         self._stamp = marks.append
         self._shift = shift
         self._left = 0
-        done = self.done = asyncio.get_running_loop().create_future()
+        self._over = over
         sent = monotonic()
         self._write(payload)
-        return sent, done
+        return sent
 
     def data_received(self, data: bytes) -> None:
         now = monotonic()
         self._stamp(now + self._shift)
         self._read(data)
         self._left -= len(data)
-        if self._left <= 0 or len(data) < 4 or data.endswith(b"\r\n\r\n"):
-            self._look()
-
-    def _take_stamped(self, data: bytes, instant: float) -> None:
-        self._stamp(instant + self._shift)
-        self._read(data)
-        self._left -= len(data)
-        if self._left <= 0 or len(data) < 4 or data.endswith(b"\r\n\r\n"):
+        if self._left <= 0 or data.endswith(b"\r\n\r\n") or len(data) < 4:
             self._look()
 
     def eof_received(self) -> bool:
@@ -109,7 +105,7 @@ class Connection(asyncio.Protocol):
         if not self.open:
             return
         self._shut()
-        if self.done is None:
+        if self._over is None:
             return
         try:
             if exc is not None:
@@ -118,21 +114,21 @@ class Connection(asyncio.Protocol):
             self.answer.end()
         except BackendError as error:
             self.broken = error.outcome, error.detail
-        self._over()
+        self._end()
 
     def stop(self, outcome: str, reason: str) -> None:
         """End the exchange in progress, and the connection with it."""
         self.broken = outcome, reason
         self.abort()
-        self._over()
+        self._end()
 
     def abort(self) -> None:
-        """Drop the connection."""
+        """Drop the connection; an exchange in progress does not hear of it."""
         if self.open:
             self._shut()
 
     def _look(self) -> None:
-        if self.done is None:
+        if self._over is None:
             self.abort()  # it talks without being asked
             return
         self.heard = True
@@ -145,18 +141,21 @@ class Connection(asyncio.Protocol):
         if answer.done:
             if not answer.reusable:
                 self.abort()
-            self._over()
+            self._end()
 
-    def _over(self) -> None:
-        done, self.done = self.done, None
-        if self._kernel is None:
-            self._stats.user += len(self.answer.reads)
+    def _end(self) -> None:
+        over = self._over
+        self._count(len(self.answer.reads))
         self._rest()
-        if done is not None and not done.done():
-            done.set_result(None)
+        if over is not None:
+            over(self)
+
+    def _count(self, reads: int) -> None:
+        self._stats.user += reads
 
     def _rest(self) -> None:
         """Between exchanges: whatever comes is looked at."""
+        self._over = None
         self._stamp = self._read = _forget
         self._shift = 0.0
         self._left = 0
@@ -174,10 +173,83 @@ class Connection(asyncio.Protocol):
 
     def _shut(self) -> None:
         self.open = False
-        if self._kernel is not None:
-            self._kernel.close()
         self._transport.abort()
         self._release()
+
+
+class StampedConnection(Connection):
+    """A plain connection whose reads carry the kernel's stamps.
+
+    Its socket is read past its transport, which is paused; the socket is duplicated, as a loop
+    does not let its transports' descriptors be watched. OSError when the system does not let us.
+    """
+
+    __slots__ = ("_clocks", "_loop", "_receive", "_socket")
+
+    stamper: StampSource = "kernel"
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        release: Callable[[], None],
+        stats: StampStats,
+        seconds: float,
+        clocks: Clocks,
+    ) -> None:
+        own = transport.get_extra_info("socket")
+        self._socket = socket.socket(own.family, own.type, own.proto, os.dup(own.fileno()))
+        try:
+            ask_for_stamps(self._socket)
+        except OSError:
+            self._socket.close()
+            raise
+        super().__init__(transport, release, stats, seconds)
+        self._receive = self._socket.recvmsg
+        self._clocks = clocks
+        self._loop = asyncio.get_running_loop()
+        transport.pause_reading()
+        self._loop.add_reader(self._socket.fileno(), self._readable)
+
+    def _readable(self) -> None:
+        try:
+            data, ancillary, _, _ = self._receive(READ_SIZE, ANCILLARY)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.connection_lost(error)
+            return
+        if not data:
+            self.connection_lost(None)
+            return
+        try:
+            seconds, nanoseconds = TIMESPEC.unpack(ancillary[0][2])
+        except (IndexError, struct.error):
+            self._stats.missing += 1
+            instant = monotonic()
+        else:
+            clocks = self._clocks
+            instant = seconds - clocks.base + nanoseconds * 1e-9 + clocks.offset
+        self._stamp(instant + self._shift)
+        self._read(data)
+        self._left -= len(data)
+        if self._left <= 0 or data.endswith(b"\r\n\r\n") or len(data) < 4:
+            self._look()
+
+    def _count(self, reads: int) -> None:
+        stats = self._stats
+        stats.kernel += reads
+        if reads and len(stats.delays) < DELAYS_KEPT and self._over is not None:
+            stats.delays.append(monotonic() + self._shift - self._marks[-1])
+
+    def _shut(self) -> None:
+        self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()
+        super()._shut()
+
+
+def secure(transport: asyncio.Transport) -> bool:
+    """Whether what comes through it is encrypted, so that the kernel's stamps say nothing."""
+    return transport.get_extra_info("sslcontext") is not None
 
 
 def _forget(_what: object) -> None:

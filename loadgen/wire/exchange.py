@@ -6,11 +6,12 @@ import asyncio
 import ssl
 from collections.abc import Callable, Mapping
 from time import monotonic
+from typing import Protocol
 
 import yarl
 
 from contract.errors import BackendError
-from loadgen.backends.base import Trip, WireRequest, WireResponse
+from loadgen.backends.base import Awaiting, Trip, WireRequest, WireResponse
 from loadgen.stopwatch import Stopwatch
 from loadgen.wire.answer import BODY_BUDGET, KEPT_BUDGET, Answer
 from loadgen.wire.connect import Connector
@@ -19,6 +20,14 @@ from loadgen.wire.pool import Pool, Sweep
 from loadgen.wire.stamps import StampStats, shift
 
 HEADS_KEPT = 64
+
+
+class Asked(Protocol):
+    """Who asked for an exchange: hears of its end once, unless it was cancelled."""
+
+    def landed(self, response: WireResponse, /) -> None: ...
+
+    def failed(self, error: BaseException, /) -> None: ...
 
 
 class WireClient:
@@ -42,8 +51,8 @@ class WireClient:
     ) -> None:
         self._prefix = yarl.URL(address, encoded=True).raw_path.rstrip("/")
         self._headers = {"Host": _authority(address), "Accept": "*/*", **headers}
-        self._pool = Pool(Connector(address, tls=tls, proxy=proxy), stamps)
-        self._sweep = Sweep(_expire)
+        self.pool = Pool(Connector(address, tls=tls, proxy=proxy), stamps)
+        self.sweep = Sweep(_expire)
         self._heads: dict[tuple[str, str, tuple[tuple[str, str], ...]], bytes] = {}
         self._clock: Callable[[], float] | None = None
         self._shift = 0.0
@@ -51,7 +60,7 @@ class WireClient:
     @property
     def stamps(self) -> StampStats:
         """Of all reads since the client was made."""
-        return self._pool.stats
+        return self.pool.stats
 
     def render(self, wire: WireRequest, method: str = "POST") -> bytes:
         """The bytes of one request; ValueError for a header that no request can carry."""
@@ -77,81 +86,143 @@ class WireClient:
 
     async def warm(self, count: int) -> None:
         """Connect beforehand; BackendError(`unreachable`)."""
-        await self._pool.warm(count)
+        await self.pool.warm(count)
+
+    def begin(self, payload: bytes, watch: Stopwatch, limit: float, asked: Asked) -> Exchange:
+        """Start one exchange of at most `limit` seconds; `asked` hears of its end, once."""
+        exchange = Exchange(self, payload, watch, limit, asked)
+        exchange.start(self.pool.take())
+        return exchange
 
     async def exchange(
         self, payload: bytes, watch: Stopwatch, limit: float, *, fresh: bool = False
     ) -> WireResponse:
-        """One exchange of at most `limit` seconds, whatever its end. Cancelling aborts it.
+        """One exchange awaited; cancelling aborts it. With `fresh` it has a connection to
+        itself."""
+        awaited = Awaiting[WireResponse]()
+        exchange = Exchange(self, payload, watch, limit, awaited, fresh=fresh)
+        exchange.start(None if fresh else self.pool.take())
+        return await awaited.end(exchange.cancel)
 
-        With `fresh` it has a connection to itself.
-
-        A kept connection that the server closed before any byte of an answer says nothing
-        about this request (llama-server closes after every stream): it is sent once more, on a
-        new connection that is not kept, with its clock running on.
-        """
-        deadline = monotonic() + limit
-        retries = 0
-        kept = None if fresh else self._pool.take()
-        if kept is not None:
-            answer = await self._attempt(kept, payload, watch, deadline)
-            if not _says_nothing(kept):
-                return self._ended(kept, answer, Trip(), limit)
-            fresh, retries = True, 1
-        trip = Trip(retries)
-        try:
-            async with asyncio.timeout(deadline - monotonic()):
-                connection = await self._pool.connect()
-        except TimeoutError:
-            return WireResponse(broken="timed_out", detail=_no_end(limit), trip=trip)
-        except BackendError as error:
-            return WireResponse(broken=error.outcome, detail=error.detail, trip=trip)
-        trip.connect = connection.seconds
-        answer = await self._attempt(connection, payload, watch, deadline)
-        if fresh:
-            connection.abort()
-        return self._ended(connection, answer, trip, limit)
+    def shift(self, clock: Callable[[], float]) -> float:
+        """Seconds from the monotonic clock to `clock`."""
+        if clock is not self._clock:
+            self._clock, self._shift = clock, shift(clock)
+        return self._shift
 
     async def close(self) -> None:
         """Close every connection."""
-        self._sweep.close()
-        await self._pool.close()
+        self.sweep.close()
+        await self.pool.close()
 
-    async def _attempt(
-        self, connection: Connection, payload: bytes, watch: Stopwatch, deadline: float
-    ) -> Answer:
-        if watch.clock is not self._clock:
-            self._clock, self._shift = watch.clock, shift(watch.clock)
-        answer = Answer(self.kept_budget, self.body_budget)
-        sent, done = connection.start(payload, watch.marks, self._shift, answer)
-        watch.sent_by(sent + self._shift)
-        self._sweep.add(connection, deadline)
-        try:
-            await done
-        except asyncio.CancelledError:
+
+class Exchange:
+    """One exchange on its way: a request out, its answer in, a second attempt where one is due.
+
+    A kept connection that the server closed before any byte of an answer says nothing about
+    this request (llama-server closes after every stream): it is sent once more, on a new
+    connection that is not kept, with its clock running on.
+    """
+
+    __slots__ = ("_answer", "_asked", "_client", "_connecting", "_connection", "_deadline",
+                 "_fresh", "_limit", "_payload", "_trip", "_watch")  # fmt: skip
+
+    def __init__(
+        self,
+        client: WireClient,
+        payload: bytes,
+        watch: Stopwatch,
+        limit: float,
+        asked: Asked,
+        fresh: bool = False,
+    ) -> None:
+        self._client = client
+        self._payload = payload
+        self._watch = watch
+        self._limit = limit
+        self._asked = asked
+        self._fresh = fresh
+        self._deadline = monotonic() + limit
+        self._trip = Trip()
+        self._answer: Answer
+        self._connection: Connection | None = None
+        self._connecting: asyncio.Task[Connection] | None = None
+
+    def start(self, kept: Connection | None) -> None:
+        """Send on the connection that is there, or open one first."""
+        if kept is not None:
+            self._send(kept)
+            return
+        self._connecting = asyncio.create_task(self._connect())
+        self._connecting.add_done_callback(self._connected)
+
+    def cancel(self) -> None:
+        """Abort it; nobody hears of it again."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if (connection := self._connection) is not None:
+            self._client.sweep.remove(connection)
             connection.abort()
-            raise
-        finally:
-            self._sweep.remove(connection)
-        return answer
 
-    def _ended(
-        self, connection: Connection, answer: Answer, trip: Trip, limit: float
-    ) -> WireResponse:
-        self._pool.give(connection)
-        trip.stamps = "kernel" if connection.stamped_by_kernel else "user"
-        response = answer.response()
-        response.trip = trip
-        if connection.broken is not None:
-            outcome, reason = connection.broken
-            response.broken, response.detail = outcome, reason or _no_end(limit)
-        return response
+    def over(self, connection: Connection) -> None:
+        """The connection is through with it."""
+        client, broken = self._client, connection.broken
+        client.sweep.remove(connection)
+        self._connection = None
+        if broken is not None and self._again(connection, broken[0]):
+            return
+        if self._fresh:
+            connection.abort()
+        client.pool.give(connection)
+        self._trip.stamps = connection.stamper
+        response = self._answer.response()
+        response.trip = self._trip
+        if broken is not None:
+            response.broken, response.detail = broken[0], broken[1] or _no_end(self._limit)
+        self._asked.landed(response)
 
+    def _send(self, connection: Connection) -> None:
+        client, watch = self._client, self._watch
+        self._connection = connection
+        self._answer = answer = Answer(client.kept_budget, client.body_budget)
+        moved = client.shift(watch.clock)
+        sent = connection.start(self._payload, answer, watch.marks, moved, self.over)
+        watch.sent_by(sent + moved)
+        client.sweep.add(connection, self._deadline)
 
-def _says_nothing(connection: Connection) -> bool:
-    """Whether the server closed it before any byte of an answer."""
-    broken = connection.broken
-    return broken is not None and not connection.heard and broken[0] != "timed_out"
+    def _again(self, connection: Connection, outcome: str) -> bool:
+        """Send it once more where a kept connection said nothing at all."""
+        used = self._fresh or self._trip.connect is not None
+        if used or connection.heard or outcome == "timed_out":
+            return False
+        if connection.used:
+            self._client.pool.closed_after_use()
+        self._trip.retries, self._fresh = 1, True
+        self.start(None)
+        return True
+
+    async def _connect(self) -> Connection:
+        async with asyncio.timeout(self._deadline - monotonic()):
+            return await self._client.pool.connect()
+
+    def _connected(self, connecting: asyncio.Task[Connection]) -> None:
+        self._connecting = None
+        if connecting.cancelled():
+            return
+        match connecting.exception():
+            case None:
+                connection = connecting.result()
+                self._trip.connect = connection.seconds
+                self._send(connection)
+            case TimeoutError():
+                self._unreached("timed_out", _no_end(self._limit))
+            case BackendError() as error:
+                self._unreached(error.outcome, error.detail)
+            case error:
+                self._asked.failed(error)
+
+    def _unreached(self, outcome: str, reason: str) -> None:
+        self._asked.landed(WireResponse(broken=outcome, detail=reason, trip=self._trip))
 
 
 def _expire(connection: Connection) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from time import monotonic
 
 from loadgen.wire.connect import Connector
-from loadgen.wire.connection import Connection
-from loadgen.wire.stamps import Clocks, Stamping, StampStats, descriptors
+from loadgen.wire.connection import Connection, StampedConnection, secure
+from loadgen.wire.stamps import OFFSET_AGE, Clocks, Stamping, StampStats, descriptors
 
 CONNECTING_AT_ONCE = 64
 SWEEP_STEP = 0.005  # seconds between two sweeps at the least
@@ -23,7 +23,9 @@ class Pool:
         self._connector = connector
         self._stamping = _stamping() if stamps == "kernel" else None
         self._begun = False
+        self._refreshing: asyncio.Task[None] | None = None
         self._idle: list[Connection] = []
+        self._reusable: bool | None = None  # whether the server lets a connection be used again
         self._every: set[Connection] = set()
         self._free_descriptors = descriptors()
 
@@ -36,23 +38,43 @@ class Pool:
         return None
 
     def give(self, connection: Connection) -> None:
-        """Keep it for a next exchange."""
-        if connection.open:
+        """Keep it for a next exchange, unless this server closes what was used once."""
+        if connection.used:
+            self._reusable = True
+        connection.used = True
+        if not connection.open:
+            return
+        if self._reusable is False:
+            connection.abort()
+        else:
             self._idle.append(connection)
+
+    def closed_after_use(self) -> None:
+        """A kept connection turned out closed. Where none was ever used twice, none will be."""
+        if self._reusable is None:
+            self._reusable = False
 
     async def connect(self) -> Connection:
         """A new one; BackendError(`unreachable`)."""
         begun = monotonic()
         transport, release = await self._connector.connect()
-        connection = Connection(transport, release, self.stats, monotonic() - begun)
+        seconds = monotonic() - begun
         self._every = {known for known in self._every if known.open} if self._due() else self._every
+        connection = await self._made(transport, release, seconds)
         self._every.add(connection)
-        if await self._may_stamp():
+        return connection
+
+    async def _made(
+        self, transport: asyncio.Transport, release: Callable[[], None], seconds: float
+    ) -> Connection:
+        """With kernel stamps where they can be had."""
+        if not secure(transport) and await self._may_stamp():
             try:
-                connection.use_kernel_stamps(self.clocks)
+                stats, clocks = self.stats, self.clocks
+                return StampedConnection(transport, release, stats, seconds, clocks)
             except OSError:
                 self._end_stamping()
-        return connection
+        return Connection(transport, release, self.stats, seconds)
 
     async def warm(self, count: int) -> None:
         """Have `count` connections idle; BackendError(`unreachable`) when one cannot be had."""
@@ -60,7 +82,7 @@ class Pool:
 
         async def one() -> None:
             async with gate:
-                self.give(await self.connect())
+                self._idle.append(await self.connect())
 
         self._idle = [connection for connection in self._idle if connection.open]
         missing = range(count - len(self._idle))
@@ -76,6 +98,8 @@ class Pool:
         self._every.clear()
         self._idle.clear()
         self._end_stamping()
+        if self._refreshing is not None:
+            self._refreshing.cancel()
         await self._connector.close()
         await asyncio.sleep(0)  # aborted transports end in the loop's next turn
 
@@ -88,7 +112,15 @@ class Pool:
             self._begun = await self._stamping.begun()
             if not self._begun:
                 self._end_stamping()
+            elif self._refreshing is None:
+                self._refreshing = asyncio.create_task(self._refresh())
         return self._begun
+
+    async def _refresh(self) -> None:
+        """Keep the offset between the clocks fresh: the wall clock may be slewed."""
+        while True:
+            await asyncio.sleep(OFFSET_AGE)
+            self.clocks.refresh()
 
     def _end_stamping(self) -> None:
         if self._stamping is not None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import ssl
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 import yarl
@@ -16,12 +16,13 @@ from contract.commandline import VERSION
 from contract.errors import ConfigError, TargetError
 from loadgen.backends.base import (
     Dialect,
-    Prepared,
+    Landing,
     Request,
     Target,
     Tokenizer,
     WireRequest,
     WireResponse,
+    performed,
 )
 from loadgen.backends.preflight import ModelFacts, Survey, absent, only_model
 from loadgen.stopwatch import Facts, PerMark, Stopwatch
@@ -48,6 +49,8 @@ class WireOptions:
     headers: Mapping[str, str] = field(default_factory=dict)
     proxy: str | None = None
     tls: ssl.SSLContext | None = None
+    body_budget: int = BODY_BUDGET  # bytes of one response
+    kept_budget: int = KEPT_BUDGET  # bytes kept of one event stream
 
 
 class ServerBackend:
@@ -71,8 +74,6 @@ class ServerBackend:
         self.name = dialect.name
         self.dialect = dialect
         self.address = _address(base_url)
-        self.body_budget = BODY_BUDGET  # bytes of one response
-        self.kept_budget = KEPT_BUDGET  # bytes kept of one event stream
         self._model = model
         self._start = start
         self._survey = survey or Survey()
@@ -115,16 +116,35 @@ class ServerBackend:
         return None
 
     def prepare(self, request: Request) -> Prepared:
-        """Everything that can be done before the request is due."""
+        """Its bytes, rendered before it is due."""
         assert self._model is not None, "open() finds the model out"
         return Prepared(request, self._client.render(self.dialect.render(request, self._model)))
 
-    def perform(
-        self, request: Request | Prepared, watch: Stopwatch, timeout: float
-    ) -> Coroutine[Any, Any, Facts]:
-        """One exchange of at most `timeout` seconds; what arrived before its end is still read."""
-        ready = request if isinstance(request, Prepared) else self.prepare(request)
-        return self._perform(ready.payload, watch, timeout)
+    def begin(
+        self, prepared: Prepared, watch: Stopwatch, timeout: float, landing: Landing
+    ) -> Callable[[], object]:
+        """Start one exchange of at most `timeout` seconds; what arrived before its end is read."""
+        client = self._client
+        asked = _Asked(self, prepared.request, watch, landing)
+        exchange = client.begin(prepared.payload, watch, timeout, asked)
+        cancel: Callable[[], object] = exchange.cancel
+        return cancel
+
+    async def perform(self, request: Request, watch: Stopwatch, timeout: float) -> Facts:
+        """One exchange awaited; cancelling aborts it."""
+        return await performed(self, request, watch, timeout)
+
+    def facts(self, _request: Request, response: WireResponse, _watch: Stopwatch) -> Facts:
+        """What an exchange came to."""
+        facts = self.dialect.read(response)
+        if response.dropped:
+            facts.content = _with_dropped(facts, response)
+        if response.trip is not None:
+            facts.retries, facts.connect = response.trip.retries, response.trip.connect
+            facts.stamps = response.trip.stamps
+        if facts.error and self._key:
+            facts.error = self._scrub(facts.error)
+        return facts
 
     async def warm(self, connections: int) -> None:
         """Connect beforehand; the first request finds out what is wrong with the server."""
@@ -160,20 +180,8 @@ class ServerBackend:
                 tls=options.tls,
                 proxy=options.proxy,
             )
-
-    async def _perform(self, payload: Any, watch: Stopwatch, limit: float) -> Facts:
-        client = self._client
-        client.body_budget, client.kept_budget = self.body_budget, self.kept_budget
-        response = await client.exchange(payload, watch, limit)
-        facts = self.dialect.read(response)
-        if response.dropped:
-            facts.content = _with_dropped(facts, response)
-        if response.trip is not None:
-            facts.retries, facts.connect = response.trip.retries, response.trip.connect
-            facts.stamps = response.trip.stamps
-        if facts.error and self._key:
-            facts.error = self._scrub(facts.error)
-        return facts
+        self._client.body_budget = options.body_budget
+        self._client.kept_budget = options.kept_budget
 
     async def _models(self) -> list[ModelFacts]:
         """The models listed; none when the server keeps no list (some answer 404 or 500)."""
@@ -213,9 +221,11 @@ class ServerBackend:
 
         A server too busy to answer has not said that the model is absent.
         """
-        wire = self.dialect.render(Request(prompt="hi", output_tokens=1), model)
+        request = Request(prompt="hi", output_tokens=1)
+        payload = self._client.render(self.dialect.render(request, model))
         watch = Stopwatch(time.monotonic, due=0.0)
-        facts = await self._perform(self._client.render(wire), watch, PROBE_TIMEOUT)
+        response = await self._client.exchange(payload, watch, PROBE_TIMEOUT)
+        facts = ServerBackend.facts(self, request, response, watch)
         reason = facts.error or facts.outcome
         if facts.outcome in ("ok", "truncated"):
             return {"probe": "the model is not listed, and answers"}
@@ -233,6 +243,38 @@ class ServerBackend:
 
     def _scrub(self, text: str) -> str:
         return text.replace(self._key, "[API key]") if self._key else text
+
+
+class Prepared(NamedTuple):
+    """A request and its bytes."""
+
+    request: Request
+    payload: Any
+
+
+class _Asked:
+    """Reads the facts of one response for whom its request was begun."""
+
+    __slots__ = ("_backend", "_landing", "_request", "_watch")
+
+    def __init__(
+        self, backend: ServerBackend, request: Request, watch: Stopwatch, landing: Landing
+    ) -> None:
+        self._backend = backend
+        self._request = request
+        self._watch = watch
+        self._landing = landing
+
+    def landed(self, response: WireResponse) -> None:
+        try:
+            facts = self._backend.facts(self._request, response, self._watch)
+        except BaseException as error:  # noqa: BLE001  # ours: goes to whoever asked
+            self._landing.failed(error)
+        else:
+            self._landing.landed(facts)
+
+    def failed(self, error: BaseException) -> None:
+        self._landing.failed(error)
 
 
 def _with_dropped(facts: Facts, response: WireResponse) -> PerMark:

@@ -19,58 +19,54 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 _SO_TIMESTAMPNS = 35  # the same number on every Linux architecture but parisc and sparc
-_TIMESPEC = struct.Struct("@ll")
-_ANCILLARY = socket.CMSG_SPACE(_TIMESPEC.size)
+TIMESPEC = struct.Struct("@ll")
+ANCILLARY = socket.CMSG_SPACE(TIMESPEC.size)
 READ_SIZE = 16 * 1024  # bytes; small, so that packets that queued up keep their own stamps
 OFFSET_AGE = 1.0  # seconds after which the offset between the clocks is sampled again
 DELAYS_KEPT = 65_536
-_DELAY_EVERY = 8  # one read in so many has its delay noted
 SPARE_DESCRIPTORS = 64
 TRIES = 200
 
 
 @dataclass(slots=True)
 class StampStats:
-    """What the stamps of a stage were: counts of reads, and seconds from a kernel stamp until
-    this process read the bytes (of a sample)."""
+    """What the stamps were: counts of reads by who stamps on their connection, and seconds from
+    a kernel stamp until this process had read the bytes (of each exchange the last)."""
 
     kernel: int = 0
     user: int = 0
-    missing: int = 0  # kernel stamps that did not come with their bytes
-    merged: int = 0  # reads that filled the buffer: more may have waited behind one stamp
+    missing: int = 0  # of the kernel's: stamps that did not come with their bytes
+    merged: int = 0  # reads that held more than one arrival
     delays: array[float] = field(default_factory=lambda: array("d"))
 
     @property
     def kernel_share(self) -> float | None:
         """Share of the reads that the kernel stamped."""
         reads = self.kernel + self.user
-        return self.kernel / reads if reads else None
+        return (self.kernel - self.missing) / reads if reads else None
 
 
 class Clocks:
-    """The offset from wall clock to monotonic clock, in nanoseconds."""
+    """From the wall clock to the monotonic one: of a stamp subtract `base`, add `offset` seconds.
+
+    `base` is whole seconds, so that what is left keeps its nanoseconds in a float.
+    """
 
     def __init__(self) -> None:
-        self.offset = _offset()
-        self._until = time.monotonic() + OFFSET_AGE
+        self.base = int(time.time())
+        self.offset = 0.0
+        self.refresh()
 
-    def refresh(self, now: float) -> None:
-        """Sample it again when it is old."""
-        if now >= self._until:
-            self.offset = _offset()
-            self._until = now + OFFSET_AGE
-
-
-def _offset() -> int:
-    """Monotonic minus wall clock: of a few samples the one taken fastest."""
-    best, offset = None, 0
-    for _ in range(7):
-        before = time.monotonic_ns()
-        wall = time.time_ns()
-        after = time.monotonic_ns()
-        if best is None or after - before < best:
-            best, offset = after - before, (before + after) // 2 - wall
-    return offset
+    def refresh(self) -> None:
+        """Sample the offset anew: of a few samples the one taken fastest."""
+        best = None
+        for _ in range(7):
+            before = time.monotonic_ns()
+            wall = time.time_ns()
+            after = time.monotonic_ns()
+            if best is None or after - before < best:
+                best = after - before
+                self.offset = ((before + after) // 2 - wall + self.base * 1_000_000_000) / 1e9
 
 
 def shift(clock: Callable[[], float]) -> float:
@@ -98,7 +94,7 @@ class Stamping:
             raise OSError("no kernel stamps on this system")
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+            ask_for_stamps(self._socket)
             self._socket.bind(("127.0.0.1", 0))
             self._socket.connect(self._socket.getsockname())
             self._socket.setblocking(False)
@@ -123,18 +119,23 @@ class Stamping:
         try:
             self._socket.send(b"?")
             sent = time.time_ns()
-            _, ancillary, _, _ = self._socket.recvmsg(1, _ANCILLARY)
+            _, ancillary, _, _ = self._socket.recvmsg(1, ANCILLARY)
         except OSError:
             return False
         stamp = stamp_of(ancillary)
         return stamp is not None and stamp <= sent
 
 
+def ask_for_stamps(own: socket.socket) -> None:
+    """Have what comes in on a socket stamped; OSError."""
+    own.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+
+
 def stamp_of(ancillary: list[tuple[int, int, bytes]]) -> int | None:
     """The kernel's stamp among a message's ancillary data, nanoseconds of wall clock."""
     for _, kind, stamp in ancillary:
-        if kind == _SO_TIMESTAMPNS and len(stamp) == _TIMESPEC.size:
-            seconds, nanoseconds = _TIMESPEC.unpack(stamp)
+        if kind == _SO_TIMESTAMPNS and len(stamp) == TIMESPEC.size:
+            seconds, nanoseconds = TIMESPEC.unpack(stamp)
             return int(seconds) * 1_000_000_000 + int(nanoseconds)
     return None
 
@@ -145,70 +146,3 @@ def descriptors() -> int:
     if limit == resource.RLIM_INFINITY:
         limit = 2**20
     return max(0, limit - len(os.listdir("/dev/fd")) - SPARE_DESCRIPTORS)
-
-
-class KernelReader:
-    """Reads a connection's socket past its transport, with the kernel's stamps.
-
-    The transport is paused and the socket duplicated, as a loop does not let its transports'
-    descriptors be watched. `took(data, instant)` gets every read, `lost(error or None)` the end.
-    """
-
-    __slots__ = ("_clocks", "_loop", "_lost", "_socket", "_stats", "_took")
-
-    def __init__(
-        self,
-        transport: asyncio.Transport,
-        took: Callable[[bytes, float], None],
-        lost: Callable[[Exception | None], None],
-        clocks: Clocks,
-        stats: StampStats,
-    ) -> None:
-        own = transport.get_extra_info("socket")
-        self._socket = socket.socket(own.family, own.type, own.proto, os.dup(own.fileno()))
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-        self._took, self._lost = took, lost
-        self._clocks, self._stats = clocks, stats
-        self._loop = asyncio.get_running_loop()
-        transport.pause_reading()
-        self._loop.add_reader(self._socket.fileno(), self._readable)
-
-    def close(self) -> None:
-        """Stop reading; the transport is closed by its owner."""
-        if self._socket.fileno() >= 0:
-            self._loop.remove_reader(self._socket.fileno())
-            self._socket.close()
-
-    def _readable(self) -> None:
-        try:
-            data, ancillary, _, _ = self._socket.recvmsg(READ_SIZE, _ANCILLARY)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._lost(error)
-            return
-        if not data:
-            self._lost(None)
-            return
-        self._took(data, self._instant(ancillary, len(data)))
-
-    def _instant(self, ancillary: list[tuple[int, int, bytes]], size: int) -> float:
-        stats = self._stats
-        if size == READ_SIZE:
-            stats.merged += 1
-        stamp = stamp_of(ancillary)
-        if stamp is None:
-            stats.missing += 1
-            stats.user += 1
-            return time.monotonic()
-        instant = (stamp + self._clocks.offset) / 1e9
-        stats.kernel += 1
-        if stats.kernel % _DELAY_EVERY == 0:
-            self._note(instant)
-        return instant
-
-    def _note(self, instant: float) -> None:
-        now = time.monotonic()
-        self._clocks.refresh(now)
-        if len(self._stats.delays) < DELAYS_KEPT:
-            self._stats.delays.append(max(0.0, now - instant))

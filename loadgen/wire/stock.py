@@ -19,6 +19,7 @@ from loadgen.backends.base import Trip, WireRequest, WireResponse
 from loadgen.stopwatch import Stopwatch
 from loadgen.wire.answer import BODY_BUDGET, KEPT_BUDGET
 from loadgen.wire.connect import refusal
+from loadgen.wire.exchange import Asked
 from loadgen.wire.stamps import StampStats
 
 _LARGE_BODY = 2**20  # bytes from which aiohttp wants a file
@@ -47,6 +48,12 @@ class StockClient:
         """Close every connection."""
         for session in self._sessions:
             await session.close()
+
+    def begin(
+        self, payload: tuple[str, WireRequest], watch: Stopwatch, limit: float, asked: Asked
+    ) -> StockExchange:
+        """Start one exchange of at most `limit` seconds; `asked` hears of its end, once."""
+        return StockExchange(asyncio.create_task(self.exchange(payload, watch, limit)), asked)
 
     async def exchange(
         self,
@@ -118,6 +125,26 @@ class StockClient:
                 if left < 0:
                     answer.close()
                     raise BackendError("bad_stream", f"the body is over {self.body_budget} bytes")
+
+
+class StockExchange:
+    """One exchange on its way."""
+
+    def __init__(self, task: asyncio.Task[WireResponse], asked: Asked) -> None:
+        self._task, self._asked = task, asked
+        task.add_done_callback(self._over)
+
+    def cancel(self) -> None:
+        """Abort it; nobody hears of it again."""
+        self._task.cancel()
+
+    def _over(self, task: asyncio.Task[WireResponse]) -> None:
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            self._asked.failed(error)
+        else:
+            self._asked.landed(task.result())
 
 
 @dataclass(slots=True)

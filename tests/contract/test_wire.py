@@ -13,7 +13,7 @@ from loadgen.backends.openai import OpenAiDialect
 from loadgen.fakes.script import Script
 from loadgen.fakes.server import FakeServer
 from loadgen.stopwatch import Ids, Stopwatch, record
-from loadgen.wire import ServerBackend
+from loadgen.wire import ServerBackend, WireOptions
 
 pytestmark = pytest.mark.asyncio
 ASK = Request(prompt="bada bade badi", output_tokens=6)
@@ -21,10 +21,11 @@ SECRET = "sk-very-secret-0123"
 
 
 @asynccontextmanager
-async def serving(script=None, model=None, endpoint="completions"):
+async def serving(script=None, model=None, endpoint="completions", **options):
     """A scripted server, and a backend that has opened it."""
     async with FakeServer(script or Script()) as server:
-        backend = ServerBackend(OpenAiDialect("vllm", endpoint), server.url, model)
+        dialect = OpenAiDialect("vllm", endpoint)
+        backend = ServerBackend(dialect, server.url, model, options=WireOptions(**options))
         await backend.open()
         try:
             yield server, backend
@@ -212,8 +213,7 @@ async def test_a_server_that_goes_away_is_unreachable():
 
 
 async def test_a_body_over_its_budget_is_refused():
-    async with serving() as (_, backend):
-        backend.body_budget = 300
+    async with serving(body_budget=300) as (_, backend):
         facts, _ = await perform(backend)
 
     assert (facts.outcome, facts.error) == ("bad_stream", "the body is over 300 bytes")

@@ -7,6 +7,7 @@ import pytest
 
 from contract.errors import DataError
 from contract.records import StageKey
+from loadgen.backends.base import Awaited
 from loadgen.engine import StagePlan, StageRun
 from loadgen.loops import Closed, Open
 from loadgen.stopwatch import Facts
@@ -15,7 +16,7 @@ from loadgen.workload.lengths import fixed
 from loadgen.workload.prompts import PromptSource
 
 
-class Slots:
+class Slots(Awaited):
     """A FIFO server of `slots` places and a fixed service time, in the loop's own time."""
 
     name = "slots"

@@ -12,6 +12,7 @@ import pytest
 
 from contract.errors import ConfigError, TargetError
 from contract.records import RequestRecord, ServerFacts
+from loadgen.backends.base import Awaited
 from loadgen.cli import build_parser
 from loadgen.config import RunConfig
 from loadgen.engine import StageRun
@@ -130,7 +131,7 @@ def test_a_window_in_which_nothing_ended_is_repeated_and_then_missed():
     assert judge(1, silent, RULES).meets is False
 
 
-class Queue:
+class Queue(Awaited):
     """A FIFO server of `slots` places with gamma service times, in the loop's own time."""
 
     name = "queue"
