@@ -2,29 +2,55 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from contract.errors import ConfigError, nearest
 
 
 class StrictModel(BaseModel):
-    """Unknown keys, NaN and infinity are errors; instances are frozen."""
+    """Unknown keys, NaN, infinity and empty texts are errors; instances are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_by_accident(cls, document: Any) -> Any:
+        """YAML reads a bare `no` as a truth value, which would pass for a number."""
+        for name, value in document.items() if isinstance(document, dict) else ():
+            if value == "":
+                raise ValueError(f"{name}: an empty text is given, say what is meant or leave it")
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field and bool not in _parts(field.annotation):
+                raise ValueError(f"{name}: yes or no is not an answer, given {value}")
+        return document
 
 
 Model = TypeVar("Model", bound=StrictModel)
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """The safe loader, to which a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        for place, name in enumerate(names):
+            if isinstance(name, str) and name != "<<" and name in names[:place]:
+                line = node.value[place][0].start_mark.line + 1
+                raise yaml.YAMLError(f"line {line}: '{name}' is given twice")
+        return super().construct_mapping(node, deep)
+
+
 def load_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; ConfigError names the file and the line."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # The loader is the safe one but for what it refuses besides.
+        document = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -48,15 +74,50 @@ def validate(model: type[Model], document: Mapping[str, Any], where: str = "") -
 
 def _one_line(model: type[StrictModel], error: ValidationError, where: str) -> str:
     first = error.errors(include_url=False)[0]
-    path = ".".join(str(part) for part in first["loc"])
-    prefix = f"{where}: " if where else ""
-    if first["type"] == "extra_forbidden" and len(first["loc"]) > 1:
-        return f"{prefix}unknown field '{path}'"
+    names, holder = _place(model, first["loc"])
+    path, prefix = ".".join(names), f"{where}: " if where else ""
     if first["type"] == "extra_forbidden":
-        known = sorted(model.model_fields)
-        hint = nearest(path.split(".")[-1], known)
+        known = sorted(holder.model_fields)
+        hint = nearest(names[-1], known)
         return f"{prefix}unknown field '{path}'{hint} (allowed: {', '.join(known)})"
     if first["type"] == "value_error":  # raised by a check of ours, and a whole sentence
         text = str(first["ctx"]["error"])
-        return prefix + (text if not path or text.startswith(path) else f"{path}: {text}")
-    return f"{prefix}{path}: {first['msg']}, given {first['input']!r}"
+        named = not names or text.startswith(names[-1])
+        return prefix + (".".join([*names[:-1], text]) if named else f"{path}: {text}")
+    hint = ""
+    if first["type"] == "literal_error":
+        hint = nearest(str(first["input"]), re.findall("'([^']*)'", first["ctx"]["expected"]))
+    return f"{prefix}{path}: {first['msg']}, given {first['input']!r}{hint}"
+
+
+def _place(
+    model: type[StrictModel], location: tuple[int | str, ...]
+) -> tuple[list[str], type[StrictModel]]:
+    """The names a user wrote on the way to a mistake, and the model that knows what the last
+    may be. Where models are told apart by `kind`, a location holds the kind too: nobody wrote
+    it there."""
+    names: list[str] = []
+    for part in location:
+        field = model.model_fields.get(names[-1]) if names else None
+        kinds = _kinds(field.annotation) if field else {}
+        if part in kinds:
+            model = kinds[part]
+        else:
+            names.append(str(part))
+    return names, model
+
+
+def _kinds(annotation: Any) -> dict[Any, type[StrictModel]]:
+    """The models of a union by their `kind`."""
+    members = [one for one in _parts(annotation) if isinstance(one, type)]
+    return {
+        kind: model
+        for model in members
+        if issubclass(model, StrictModel) and "kind" in model.model_fields
+        for kind in _parts(model.model_fields["kind"].annotation)
+    }
+
+
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union or the values of a literal; anything else is its own only part."""
+    return get_args(annotation) or (annotation,)

@@ -15,6 +15,7 @@ from loadgen.percentiles import CUSTOMARY as CUSTOMARY_PERCENTILES
 from loadgen.percentiles import parse_percentiles
 from loadgen.ranges import parse_levels
 from loadgen.workload.lengths import parse_lengths
+from loadgen.workload.prompts import LEAST_TOKENS
 
 
 class RunConfig(PromptSettings, LoadSettings):
@@ -53,12 +54,12 @@ class RunConfig(PromptSettings, LoadSettings):
     @field_validator("agents", mode="before")
     @classmethod
     def _levels(cls, value: Any) -> Any:
-        if isinstance(value, int | str):
-            try:
-                return parse_levels(str(value), "agents")
-            except ConfigError as error:
-                raise ValueError(str(error)) from error
-        return value
+        if isinstance(value, list | tuple):
+            return value
+        try:
+            return parse_levels("" if value is None else str(value), "agents")
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
 
     @field_validator("percentiles", mode="before")
     @classmethod
@@ -73,7 +74,7 @@ class RunConfig(PromptSettings, LoadSettings):
     @classmethod
     def _sensible(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
         if not levels or min(levels) < 1 or len(set(levels)) < len(levels):
-            raise ValueError("distinct levels of at least 1 are wanted")
+            raise ValueError(f"distinct levels of at least 1 are wanted, given {list(levels)}")
         return levels
 
     @model_validator(mode="after")
@@ -85,6 +86,18 @@ class RunConfig(PromptSettings, LoadSettings):
             raise ValueError(
                 f"isl {self.isl} + osl {self.osl} do not fit into num_ctx {context}; "
                 "shorten them or raise num_ctx"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _holds_its_prefix(self) -> RunConfig:
+        """A drawn prompt is a shared prefix, a nonce, and what is left of its length."""
+        least = self.shared_prefix + LEAST_TOKENS
+        drawn = self.dataset is None and self.trace is None
+        if drawn and parse_lengths(self.isl).least < least:
+            raise ValueError(
+                f"isl {self.isl} does not hold a shared_prefix of {self.shared_prefix} tokens and "
+                f"a nonce of {LEAST_TOKENS}, allowed: at least {least}"
             )
         return self
 

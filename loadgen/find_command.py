@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from contract.commandline import Parser, integer, number
 from contract.errors import ConfigError, SloError
-from loadgen import find_report, flags, run_command
+from loadgen import door, find_report, flags, run_command
 
 if TYPE_CHECKING:
     from loadgen.conduct import Conduct
@@ -98,6 +98,7 @@ def command(arguments: argparse.Namespace) -> int:
     """Search, print, and say how it ended: 0, or 128 + the signal. SloError: nothing found."""
     grid = grid_of(arguments)
     config = resolve(arguments, grid)
+    door.files_there(config)
     from loadgen.backends import BACKENDS
     from loadgen.conduct import Conduct
     from loadgen.console import said

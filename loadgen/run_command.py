@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from contract.commandline import Parser
 from contract.errors import ConfigError, nearest
-from loadgen import flags
+from loadgen import door, flags
 
 if TYPE_CHECKING:
     from loadgen.conduct import Conduct
@@ -46,7 +46,7 @@ def resolve(arguments: argparse.Namespace) -> RunConfig:
 
     file = getattr(arguments, "config", None)
     document: dict[str, Any] = load_yaml(Path(file)) if file else {}
-    _name_backend(arguments.backend, document)
+    _name_backend(arguments.backend, document, file)
     given = {flag for flag in ("duration", "request_count") if getattr(arguments, flag, None)}
     if len(given) == 1:  # a stop given as a flag replaces the other kind of stop in the file
         document.pop("request_count" if "duration" in given else "duration", None)
@@ -57,14 +57,15 @@ def resolve(arguments: argparse.Namespace) -> RunConfig:
     return validate(RunConfig, document, where=file or "")
 
 
-def _name_backend(given: str | None, document: dict[str, Any]) -> None:
+def _name_backend(given: str | None, document: dict[str, Any], file: str | None) -> None:
     from loadgen.backends import BACKENDS
 
+    where = f"{file}: backend" if file and given is None else "--backend"
     backend = document.setdefault("backend", {})
     if isinstance(backend, str):
         backend = document["backend"] = {"kind": backend}
     if not isinstance(backend, dict):
-        raise ConfigError(f"backend: a mapping or a name is wanted, given {backend!r}")
+        raise ConfigError(f"{where}: a mapping or a name is wanted, given {backend!r}")
     if given is not None:
         if backend.get("kind", given) != given:
             document["backend"] = backend = {}
@@ -72,8 +73,7 @@ def _name_backend(given: str | None, document: dict[str, Any]) -> None:
     kind = str(backend.setdefault("kind", "hf"))
     if kind not in BACKENDS:
         raise ConfigError(
-            f"--backend: '{kind}' is unknown, allowed: {', '.join(BACKENDS)}"
-            f"{nearest(kind, BACKENDS)}"
+            f"{where}: '{kind}' is unknown, allowed: {', '.join(BACKENDS)}{nearest(kind, BACKENDS)}"
         )
 
 
@@ -104,6 +104,7 @@ def _put(document: dict[str, Any], name: str, value: Any) -> None:
 def command(arguments: argparse.Namespace) -> int:
     """Run, print, and say how it ended: 0, or 128 + the signal."""
     config = resolve(arguments)
+    door.files_there(config)
     from loadgen.backends import BACKENDS
     from loadgen.conduct import Conduct
     from loadgen.console import said

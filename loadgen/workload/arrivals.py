@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
@@ -27,6 +28,7 @@ LEAST_SHAPE, MOST_SHAPE = 0.01, 1000.0
 # An arrival this close (relatively) to the end of a stage is at its end, and outside: 1.1/s for
 # 10 s are 11 arrivals, though 1.1 * 10 comes out above 11.
 _EDGE = 1e-12
+_NUMBER = re.compile(r"\d+(\.\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,7 @@ def _stage(part: str, text: str, field: str) -> RateStage:
 
 
 def _number(part: str, text: str, field: str, allowed: str) -> float:
-    if not part.isascii() or not part.replace(".", "", 1).isdigit():
+    if not _NUMBER.fullmatch(part):
         raise ConfigError(f"{field}: '{text}' is not understood at '{part}', allowed: {allowed}")
     return float(part)
 

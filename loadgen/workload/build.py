@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from contract.errors import ConfigError
 from loadgen.backends.base import Request, Tokenizer
 from loadgen.config import RunConfig
 from loadgen.engine import Load, Source
@@ -96,11 +95,6 @@ def source_of(config: RunConfig, salt: int, tokenizer: Tokenizer | None) -> Sour
     """Where the run's requests come from. ConfigError or DataError name a bad file."""
     isl, osl = parse_lengths(config.isl, "--isl", LEAST_TOKENS), parse_lengths(config.osl, "--osl")
     prefix = SharedPrefix(config.shared_prefix, config.prefix_groups)
-    if isl.least < prefix.tokens + LEAST_TOKENS:
-        raise ConfigError(
-            f"--isl: {config.isl} does not hold a shared prefix of {prefix.tokens} tokens and a "
-            f"nonce of {LEAST_TOKENS}, allowed: at least {prefix.tokens + LEAST_TOKENS}"
-        )
     prompts = PromptSource(config.seed, isl, osl, salt, tokenizer, prefix)
     turns = parse_lengths(config.turns, "--turns")
     if config.trace is not None:
