@@ -16,7 +16,7 @@ from loadgen.engine import StagePlan, StageRun
 from loadgen.find import Grid, Observation, Rules, Standing, design_effect, standing
 from loadgen.find_report import Asked, line
 from loadgen.goodput import Objectives
-from loadgen.stages import no_success, plans
+from loadgen.stages import gone, no_success, plans, went_away
 from loadgen.tally import Tally
 from loadgen.workload.draws import key
 
@@ -66,6 +66,8 @@ class Search:
         reached = any(not why.startswith("unreachable:") for why in counts.reasons)
         if counts.sent and not counts.ok and not (self._answered and reached):
             raise TargetError(no_success(stage))
+        if gone(tally, done.key.agents, done.start, done.end):
+            raise TargetError(went_away(done, tally))
         self._answered = self._answered or counts.ok > 0
         place = self.standing.place
         assert place is not None

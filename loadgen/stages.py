@@ -17,6 +17,9 @@ from loadgen.verdicts import verdicts
 from loadgen.workload.build import levels
 from loadgen.workload.lengths import parse_lengths
 
+AWAY = 0.2  # of a window's time or completions: more without an answer at its end is no gap
+FEWEST_UNREACHED = 3  # and so many requests at least
+
 
 class Course(Protocol):
     """Which stages a run has: all known beforehand, or each decided by those before it."""
@@ -46,10 +49,13 @@ class Levels:
     def plans(self, backend: str, model: str) -> Iterator[StagePlan]:
         return plans(self.config, backend, model)
 
-    def ended(self, stage: StageRun, _done: Stage, _tally: Tally) -> None:
-        """A stage without a single success ends the run: the target is not there."""
+    def ended(self, stage: StageRun, done: Stage, tally: Tally) -> None:
+        """A stage without a single success ends the run, and so does one whose end nobody
+        answered any more: the target is not there."""
         if stage.counts.ok == 0:
             raise TargetError(no_success(stage))
+        if gone(tally, done.key.agents, done.start, done.end):
+            raise TargetError(went_away(done, tally))
 
 
 def plans(config: RunConfig, backend: str, model: str) -> Iterator[StagePlan]:
@@ -107,7 +113,7 @@ def stage_of(stage: StageRun, tally: Tally, epoch_unix: float) -> Stage:
         outcomes={name: n for name, n in tally.outcomes.items() if n},
         sent=tally.sent,
         verdicts=_verdicts(stage, tally),
-        complete=stage.complete,
+        complete=stage.complete and not gone(tally, stage.plan.key.agents, start, end),
     )
 
 
@@ -118,6 +124,27 @@ def no_success(stage: StageRun) -> str:
     return (
         f"no request succeeded in stage {stage.plan.number} (agents {stage.plan.key.agents})"
         f": {stage.counts.sent} sent{why}; see requests.jsonl of the run"
+    )
+
+
+def gone(tally: Tally, agents: int, start: float, end: float) -> bool:
+    """Whether the target was away when the window closed, and not for a moment: the last
+    requests, one per agent at least, reached nobody for a share of its time or of its number."""
+    heard = start if tally.heard is None else tally.heard
+    share = max(
+        (end - heard) / (end - start) if end > start else 0.0,
+        tally.unreached / max(1, sum(tally.outcomes.values())),
+    )
+    return tally.unreached >= max(FEWEST_UNREACHED, agents) and share >= AWAY
+
+
+def went_away(done: Stage, tally: Tally) -> str:
+    """The line for a stage whose target went away."""
+    silent = done.end - (done.start if tally.heard is None else tally.heard)
+    return (
+        f"the target went away in stage {done.stage} ({done.key.level}): the last "
+        f"{tally.unreached} requests, {silent:.1f} s, reached nobody; what was measured before is "
+        "kept, start the server and run again"
     )
 
 

@@ -82,6 +82,8 @@ class Tally:
     chunks: int = 0
     cached_tokens: int = 0
     token_pairs: list[tuple[int, int]] = field(default_factory=list)
+    unreached: int = 0  # measured: the last so many ended without reaching anybody
+    heard: float | None = None  # when the last measured request before them ended
 
     @property
     def met(self) -> int:
@@ -104,6 +106,10 @@ class Tally:
             return
         self.outcomes[record.outcome] += 1
         self.measured_stays.append(record.ended - record.due)
+        if record.outcome == "unreachable":
+            self.unreached += 1
+        else:
+            self.unreached, self.heard = 0, record.ended
         if self.objectives is not None:
             self.mets.append(self.objectives.met_by(record))
         if record.outcome == "ok":

@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from contract.config import validate
+from contract.errors import TargetError
 from contract.rundir import Run
 from loadgen.backends import BACKENDS
 from loadgen.conduct import Conduct
@@ -27,6 +28,14 @@ def conduct_of(url, folder, **more):
     return Conduct(config, BACKENDS["openai"].build(config))
 
 
+async def under_way(conduct, completions=20):
+    """Wait until a stage has measured so many."""
+    async with asyncio.timeout(30):
+        # A run tells nobody how far it is: it is looked at, as the console does.
+        while (stage := conduct.progress.stage) is None or stage.counts.measured < completions:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 async def test_a_run_leaves_signals_and_tasks_as_it_found_them(tmp_path):
     before, tasks = {number: signal.getsignal(number) for number in ENDING}, asyncio.all_tasks()
     async with FakeServer(Script(service_seconds=0.01)) as server:
@@ -34,3 +43,45 @@ async def test_a_run_leaves_signals_and_tasks_as_it_found_them(tmp_path):
     assert asyncio.all_tasks() == tasks
     assert {number: signal.getsignal(number) for number in ENDING} == before
     assert Run.open(path).status == "complete"
+
+
+async def test_a_target_that_dies_for_good_ends_the_run_partial_and_says_so(tmp_path):
+    async with FakeServer(Script(service_seconds=0.02, slots=4)) as server:
+        conduct = conduct_of(server.url, tmp_path, agents=[4, 8], duration=2.5)
+        running = asyncio.create_task(conduct.run())
+        await under_way(conduct)
+    with pytest.raises(TargetError, match=r"went away in stage 1 \(4 agents\): the last \d+ req"):
+        await running
+    run = Run.open(conduct.path)
+    (stage,) = run.stages
+    assert (run.status, stage.complete, len(run.missing)) == ("partial", False, 1)
+    assert "went away" in run.manifest.note
+    assert stage.outcomes["ok"] >= 20
+    assert stage.outcomes["unreachable"] >= 4
+    records = list(run.records())
+    assert len(records) == stage.sent
+    assert {r.outcome for r in records} <= {"ok", "bad_stream", "unreachable"}
+
+
+async def test_a_server_that_comes_back_within_a_second_is_survived(tmp_path):
+    script = Script(service_seconds=0.02, slots=4)
+    async with FakeServer(script) as server:
+        conduct = conduct_of(server.url, tmp_path, agents=4, duration=4)
+        running = asyncio.create_task(conduct.run())
+        await under_way(conduct)
+    went = conduct.clock()
+    await asyncio.sleep(1.0)
+    async with FakeServer(script, port=int(server.url.rpartition(":")[2])):
+        came = conduct.clock()
+        path = await running
+    run = Run.open(path)
+    (stage,) = run.stages
+    assert (run.status, stage.complete) == ("complete", True)
+    assert {v.name: v.ok for v in stage.verdicts}["failures"] is False
+    lost = [r for r in run.records() if r.outcome != "ok"]
+    assert {r.outcome for r in lost} == {"bad_stream", "unreachable"}
+    assert all(went - 0.1 < r.ended < came + 0.1 for r in lost)
+    # Pauses have doubled up to half a second by then, and no agent stays away.
+    after = [r for r in run.records() if r.outcome == "ok" and r.due > came]
+    assert {r.agent for r in after} == {0, 1, 2, 3}
+    assert min(r.due for r in after) < came + 1.1

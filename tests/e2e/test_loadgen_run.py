@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 from collections import Counter
 
 import pytest
@@ -68,6 +69,25 @@ def test_a_signal_drains_keeps_everything_and_marks_the_run_partial(
     assert not run.stages[0].complete
     outcomes = Counter(record.outcome for record in run.records())
     assert outcomes == {"ok": run.stages[0].sent}
+
+
+def test_a_server_killed_for_good_is_exit_3_with_what_was_measured(
+    start, tmp_path, wait_until, error_line
+):
+    server = start("loadgen.fakes.openai_server", "--slots", "2", "--service-seconds", "0.05")
+    url = server.stdout.readline().split()[-1]
+    process = start("loadgen", "run", "--backend", "openai", "--base-url", url, "--metrics-port",
+                    "0", "--agents", "2", "--duration", "3", "--json")  # fmt: skip
+    requests = tmp_path / "runs" / "latest" / "requests.jsonl"
+    wait_until(lambda: requests.exists() and requests.read_bytes().count(b"\n") > 20)
+    server.kill()
+    out, err = process.communicate(timeout=60)
+    done = subprocess.CompletedProcess([], process.returncode, out, err)
+    assert "the target went away in stage 1 (2 agents)" in error_line(done, 3)
+    (stage,) = json.loads(out)["stages"]
+    assert stage["complete"] is False
+    assert stage["outcomes"]["ok"] >= 15
+    assert run_of(tmp_path).status == "partial"
 
 
 def killed_in(start, tmp_path, wait_until, stage):

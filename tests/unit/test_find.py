@@ -257,10 +257,16 @@ class Refusing(Queue):
         return facts if self.left >= 0 else Facts(self.outcome, error="as told")
 
 
-@pytest.mark.parametrize(("answers", "outcome"), [(0, "rejected"), (400, "unreachable")])
-def test_a_target_never_there_or_gone_ends_the_search(jump, answers, outcome):
+@pytest.mark.parametrize(
+    ("answers", "outcome", "says"),
+    [
+        (0, "rejected", "no request succeeded .*rejected: as told"),
+        (400, "unreachable", r"went away in stage \d+ \(8 agents\): the last 40 requests"),
+    ],
+)
+def test_a_target_never_there_or_gone_ends_the_search(jump, answers, outcome, says):
     search = search_of(agents=(1,), request_count=100)
-    with pytest.raises(TargetError, match=f"no request succeeded .*{outcome}: as told"):
+    with pytest.raises(TargetError, match=says):
         jump(searched(search, Refusing(answers, outcome)))
 
 
