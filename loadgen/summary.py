@@ -24,7 +24,8 @@ DEFINITIONS = {
     "icl": "gaps between chunks, seconds",
     "tokens_per_chunk": "generated tokens / chunks with content",
     "send_lag": "sent - due, seconds: the generator's own lateness",
-    "loop_lag": "how late the generator's event loop woke a 10 ms timer, seconds",
+    "loop_lag": "how late the generator's event loop woke a 10 ms timer, seconds, each to three "
+    "significant figures",
     "goodput": "requests that met every objective / (end - start); failures count against the "
     "share; itl is (last - first token) / (chunks - 1) per request",
     "in_flight": "time average over the window of requests between due and ended",
