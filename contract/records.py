@@ -121,20 +121,6 @@ class RequestRecord:
             return None
         return (last - first) / (tokens - 1)
 
-    def to_json(self) -> dict[str, Any]:
-        """The record as a plain dict without its absent fields."""
-        line = {}
-        for name in RequestRecord.__slots__:
-            value = getattr(self, name)
-            if value is not None and value != []:
-                line[name] = value
-        if not self.retries:
-            del line["retries"]
-        if self.server is not None:
-            known = ((name, getattr(self.server, name)) for name in ServerFacts.__slots__)
-            line["server"] = {name: value for name, value in known if value is not None}
-        return line
-
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Self:
         """Build from a JSON object; ValueError names the field that is wrong or missing."""
@@ -145,7 +131,7 @@ class RequestRecord:
 
     @classmethod
     def from_own(cls, line: dict[str, Any]) -> Self:
-        """Build from what `to_json` of this very version gave: nothing is checked."""
+        """Build from a line that this very version wrote: nothing is checked."""
         values: Iterator[Any] = map(line.get, cls.__slots__, _DEFAULTS)
         record = cls(*values)
         if record.server is not None:

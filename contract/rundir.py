@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,9 +72,10 @@ class RunWriter:
                 entry.unlink()
             self.path.rmdir()
 
-    def append_request(self, record: RequestRecord) -> None:
-        """One record, one unbuffered line."""
-        _append_line(self._requests, record.to_json(), self.path / REQUESTS)
+    def append_requests(self, records: Iterable[RequestRecord]) -> None:
+        """Each record one line, all of them in one unbuffered write."""
+        lines = [orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records]
+        _append(self._requests, b"".join(lines), self.path / REQUESTS)
 
     @property
     def written(self) -> int:
@@ -90,7 +91,8 @@ class RunWriter:
 
     def append_stage(self, stage: Stage) -> None:
         """One finished stage, one line."""
-        _append_line(self._stages, stage.to_json(), self.path / STAGES)
+        line = orjson.dumps(stage, option=orjson.OPT_APPEND_NEWLINE)
+        _append(self._stages, line, self.path / STAGES)
 
     def plan(self, key: StageKey) -> None:
         """One more stage is about to begin that nobody planned beforehand."""
@@ -195,13 +197,16 @@ def replace_json(path: Path, document: dict[str, Any]) -> None:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def _append_line(descriptor: int, document: dict[str, Any], path: Path) -> None:
-    line = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+def _append(descriptor: int, lines: bytes, path: Path) -> None:
+    """Append whole lines; on a disk that takes no more, those that fit."""
+    written = 0
     try:
-        written = os.write(descriptor, line)
-        while written < len(line):
-            written += os.write(descriptor, line[written:])
+        while written < len(lines):
+            written += os.write(descriptor, lines[written:] if written else lines)
     except OSError as error:
+        over = written - lines.rfind(b"\n", 0, written) - 1
+        with suppress(OSError):  # what follows must not be glued to half a line
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size - over)
         raise DataError(
             f"{path}: cannot be written ({error.strerror}); earlier lines stay readable"
         ) from error

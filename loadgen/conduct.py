@@ -69,6 +69,7 @@ class Conduct:
     _observer: Observer = field(init=False)
     _server: MetricsServer = field(init=False)
     _epoch: float = field(init=False, default=0.0)
+    _ended: list[RequestRecord] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self._course = self.course or Levels(self.config)
@@ -163,6 +164,7 @@ class Conduct:
             if self.interrupted is None:
                 raise
         finally:
+            self._write()
             self.progress.stage = None
         tally = await asyncio.to_thread(self._tally, stage, begun)
         done = stage_of(stage, tally, self.manifest.epoch_unix)
@@ -191,8 +193,23 @@ class Conduct:
             self._observer.expect(plan.key.agents)
 
     def _emit(self, record: RequestRecord) -> None:
-        self._writer.append_request(record)
+        """Records of requests that end in one turn of the loop are written in its next, before
+        it waits for anything: a write for each would cost as much as the request."""
+        if not self._ended:
+            asyncio.get_running_loop().call_soon(self._write)
+        self._ended.append(record)
         self._observer.record(record)
+
+    def _write(self) -> None:
+        ended, self._ended = self._ended, []
+        if not ended:
+            return
+        try:
+            self._writer.append_requests(ended)
+        except DataError as error:
+            if self.progress.stage is None:
+                raise
+            self.progress.stage.fail(error)
 
     def _interrupt(self, number: int) -> None:
         """First signal: close the window and drain. Second: abort what is in flight."""

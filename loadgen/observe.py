@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter, deque
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -37,6 +39,9 @@ class Observer:
         self._show = instruments
         self._run = manifest.run
         self._epoch_unix = manifest.epoch_unix
+        self._ended: deque[RequestRecord] = deque()
+        self._folding = threading.Lock()
+        instruments.before_scrape = self.fold
         self._labels = (str(manifest.server["backend"]), str(manifest.model["name"]))
         instruments["run_info"].labels(
             run_id=manifest.run,
@@ -82,12 +87,14 @@ class Observer:
 
     def closed(self, stage: Stage) -> None:
         """A stage ended; one cut short shows no end, and so is never fitted."""
+        self.fold()
         if stage.complete:
             gauge = self._show["stage_end_timestamp_seconds"]
             gauge.labels(self._run, str(stage.stage), str(stage.key.agents)).set(stage.end_unix)
 
     def load(self, agents: int, in_flight: int) -> None:
         """What is at work now."""
+        self.fold()
         self._show["agents"].set(agents)
         self._show["requests_in_flight"].set(in_flight)
 
@@ -96,11 +103,23 @@ class Observer:
         self._show["loop_lag_seconds"].observe(seconds)
 
     def record(self, record: RequestRecord) -> None:
-        """One request ended."""
+        """One request ended; it is counted when somebody looks, or at the next `load`."""
+        self._ended.append(record)
+
+    def fold(self) -> None:
+        """Count what ended since the last time; may be called from any thread."""
+        with self._folding:
+            requests: Counter[tuple[int, str, str]] = Counter()
+            while self._ended:
+                record = self._ended.popleft()
+                requests[record.agents, record.phase, record.outcome] += 1
+                if record.outcome == "ok":
+                    self._count(record)
+            for (agents, phase, outcome), count in requests.items():
+                self._levels[agents].requests[phase, outcome].inc(count)
+
+    def _count(self, record: RequestRecord) -> None:
         level = self._levels[record.agents]
-        level.requests[record.phase, record.outcome].inc()
-        if record.outcome != "ok":
-            return
         level.prompt_tokens[record.phase].inc(record.prompt_tokens or 0)
         level.output_tokens[record.phase].inc(record.output_tokens or 0)
         if record.phase != "measured":

@@ -139,7 +139,7 @@ class SyntheticRun:
         stop = len(self.levels) if self.finished is None else self.finished
         for place in range(min(stop + 1, len(self.levels))):
             for record in self.records(place):
-                writer.append_request(self.edit(record))
+                writer.append_requests([self.edit(record)])
             if place < stop:
                 writer.append_stage(self.stage(place))
         if self.status != "running":

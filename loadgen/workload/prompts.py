@@ -7,19 +7,21 @@ answer for the server.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from loadgen.backends.base import Request, Tokenizer
 from loadgen.workload.conversations import NO_PREFIX, SALT_WORDS, SharedPrefix
 from loadgen.workload.conversations import NONCE_WORDS as NUMBER_WORDS
-from loadgen.workload.draws import key
 from loadgen.workload.lengths import Lengths
 from loadgen.workload.words import WORDS, nonce
 
 LEAST_TOKENS = NUMBER_WORDS + SALT_WORDS
 ADJUSTMENTS = 8
-LONG_TEXT = 65_537  # words; a prime, so that places wrap at odd steps
+LONG_TEXT = 65_537  # words; a prime, so that no stride comes back to a place early
+STRIDE = 25_033  # words between the places of consecutive numbers
+WIDTH = len(WORDS[0]) + 1  # characters of a word, all of them alike, and the space after it
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,33 +43,39 @@ class PromptSource:
         number = numbered(stage, agent, seq)
         tokens = self.isl.draw(self.seed, "isl", number)
         words = self.prefix.words(self.seed, number) + self.unique(number)
-        words += filler(self.seed, number, tokens - len(words))
         text = " ".join(words[:tokens])
+        if tokens > len(words):
+            text = f"{text} {filler(self.seed, number, tokens - len(words))}"
         if self.tokenizer is not None:
             text = fit_to_budget(text, tokens, self.tokenizer)
         return Request(text, self.osl.draw(self.seed, "osl", number), seed=number % 2**31)
 
     def unique(self, number: int) -> list[str]:
         """Five words that no other request of this or another run begins with."""
-        return [*nonce(number, NUMBER_WORDS), *nonce(self.salt, SALT_WORDS)]
+        return [*nonce(number, NUMBER_WORDS), *_salted(self.salt)]
 
 
-def filler(seed: int, number: int, words: int) -> list[str]:
+@cache
+def _salted(salt: int) -> Sequence[str]:
+    return nonce(salt, SALT_WORDS)
+
+
+def filler(seed: int, number: int, words: int) -> str:
     """`words` words out of one long random text of the seed, from a place that `number` names.
 
     Drawing every word anew would cost more than sending the request.
     """
     text = _long_text(seed)
-    at = key(seed, "filler", number) % len(text)
-    found = text[at : at + max(0, words)]
-    while len(found) < words:
-        found += text[: words - len(found)]
-    return found
+    at = number * STRIDE % LONG_TEXT
+    found = text[at * WIDTH : (at + words) * WIDTH]
+    while len(found) < words * WIDTH:
+        found += text[: words * WIDTH - len(found)]
+    return found[:-1]
 
 
 @cache
-def _long_text(seed: int) -> list[str]:
-    return random.Random(seed).choices(WORDS, k=LONG_TEXT)
+def _long_text(seed: int) -> str:
+    return " ".join([*random.Random(seed).choices(WORDS, k=LONG_TEXT), ""])
 
 
 def numbered(stage: int, agent: int, seq: int) -> int:

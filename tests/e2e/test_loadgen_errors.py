@@ -127,7 +127,8 @@ def test_a_disk_that_takes_no_more_is_exit_4_and_what_was_written_stays(
     records = list(run.records())
     assert run.status in ("partial", "failed")
     assert len(records) > 10
-    assert {record.outcome for record in records} == {"ok"}
+    # What was in flight then may still have fitted, behind the last whole line.
+    assert {record.outcome for record in records} - {"cancelled"} == {"ok"}
 
 
 @pytest.mark.parametrize("failure", ["internal", "busy", "html", "cut", "no_finish"])

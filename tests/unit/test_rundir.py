@@ -96,11 +96,11 @@ def test_a_full_disk_is_a_data_error_and_earlier_lines_stay(synthetic_run, tmp_p
     run = synthetic_run(levels=(1,))
     writer = RunWriter(tmp_path, run.manifest())
     records = run.records(0)
-    writer.append_request(records[0])
+    writer.append_requests([records[0]])
     full = os.open("/dev/full", os.O_WRONLY)
     os.dup2(full, writer._requests)
     with pytest.raises(DataError, match="earlier lines stay readable"):
-        writer.append_request(records[1])
+        writer.append_requests([records[1]])
     assert list(Run.open(writer.path).records()) == records[:1]
 
 

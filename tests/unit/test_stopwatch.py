@@ -1,5 +1,6 @@
 import itertools
 
+import orjson
 import pytest
 
 from contract.records import RequestRecord, ServerFacts
@@ -58,5 +59,5 @@ def test_a_long_error_is_cut_and_a_record_survives_its_json():
     done = record(timed(1.0), facts, IDS, "measured", 2.0)
     assert done.error is not None
     assert len(done.error) == ERROR_CHARACTERS
-    assert RequestRecord.from_json(done.to_json()) == done
-    assert "first_token" not in done.to_json()
+    assert RequestRecord.from_json(orjson.loads(orjson.dumps(done))) == done
+    assert done.first_token is None

@@ -52,10 +52,10 @@ def test_a_stage_is_read_back_from_where_it_began(synthetic_run, tmp_path):
     assert list(writer.records(writer.written)) == []
     first, second = ([run.edit(record) for record in run.records(place)] for place in (0, 1))
     for record in first:
-        writer.append_request(record)
+        writer.append_requests([record])
     begun = writer.written
     for record in second:
-        writer.append_request(record)
+        writer.append_requests([record])
     assert list(writer.records(begun)) == second
     assert list(writer.records(0)) == [*first, *second]
     assert tallies(writer.records(begun))[2].loads == len(second)
@@ -65,9 +65,9 @@ def test_a_line_that_the_disk_cut_off_is_not_read_back(synthetic_run, tmp_path):
     run = synthetic_run(levels=(1,))
     writer = RunWriter(tmp_path, run.manifest())
     whole, cut = run.records(0)[:2]
-    writer.append_request(whole)
+    writer.append_requests([whole])
     with (writer.path / "requests.jsonl").open("ab") as file:
-        file.write(orjson.dumps(cut.to_json())[:-1])
+        file.write(orjson.dumps(cut)[:-1])
     assert list(writer.records(0)) == [whole]
 
 
