@@ -14,7 +14,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from contract.records import Phase, RequestRecord, StageKey
 from loadgen.backends.base import Backend, Request
@@ -33,9 +33,21 @@ FEWEST_FOR_A_SHARE = 20
 
 
 class Source(Protocol):
-    """Where requests come from; the same numbers give the same request."""
+    """Where requests come from; the same numbers and answers give the same request.
+
+    One that `listens` asks next what depends on what was answered: an agent of a closed loop is
+    given its next request after its last one was answered, and no request is made before it is
+    due.
+    """
+
+    @property
+    def listens(self) -> bool: ...
 
     def request(self, stage: int, agent: int, seq: int) -> Request: ...
+
+    def answered(self, ids: Ids, request: Request, facts: Facts) -> None:
+        """How a request that wants its reply's text ended."""
+        ...
 
 
 class Load(Protocol):
@@ -64,16 +76,26 @@ class StagePlan:
     most_errors: float | None = None
 
 
+class Ready(NamedTuple):
+    """A request with all that could be done before it is due."""
+
+    ids: Ids
+    request: Request
+    prepared: Any
+
+
 class Flight:
     """One request on its way. Implements `Landing`."""
 
-    __slots__ = ("agent", "cancel", "seq", "stage", "then", "watch")
+    __slots__ = ("cancel", "ids", "request", "stage", "then", "watch")
 
-    def __init__(self, stage: StageRun, watch: Stopwatch, agent: int, seq: int, then: Then) -> None:
+    def __init__(
+        self, stage: StageRun, watch: Stopwatch, ids: Ids, request: Request, then: Then
+    ) -> None:
         self.stage = stage
         self.watch = watch
-        self.agent = agent
-        self.seq = seq
+        self.ids = ids
+        self.request = request
         self.then = then
         self.cancel: Callable[[], object] = _nothing
 
@@ -85,7 +107,7 @@ class Flight:
         stage.flights.discard(self)
         now = stage.clock()
         try:
-            stage.ended(self.watch, facts, self.agent, self.seq, now)
+            stage.ended(self.watch, facts, self.ids, now, self.request)
             self.then(facts.outcome, now)
         except BaseException as error:  # noqa: BLE001  # raised again where the stage is driven
             stage.fail(error)
@@ -103,7 +125,7 @@ class Flight:
         stage = self.stage
         stage.flights.discard(self)
         facts = Facts("cancelled", content=())
-        stage.ended(self.watch, facts, self.agent, self.seq, stage.clock())
+        stage.ended(self.watch, facts, self.ids, stage.clock(), self.request)
 
 
 @dataclass(slots=True)
@@ -156,18 +178,23 @@ class StageRun:
         if self._failure is not None:
             raise self._failure
 
-    def prepare(self, agent: int, seq: int) -> Any:
-        """All of a request that can be done before it is due."""
-        return self.backend.prepare(self.source.request(self.plan.number, agent, seq))
+    def ids(self, agent: int, seq: int) -> Ids:
+        """The name of one request of this stage."""
+        return Ids(self.run, self.plan.number, self.plan.key.agents, agent, seq)
 
-    def send(self, due: float, agent: int, seq: int, then: Then, prepared: Any = None) -> None:
+    def prepare(self, agent: int, seq: int) -> Ready:
+        """All of a request that can be done before it is due."""
+        ids = self.ids(agent, seq)
+        request = self.source.request(ids.stage, agent, seq)
+        request.id = str(ids)
+        return Ready(ids, request, self.backend.prepare(request))
+
+    def send(self, due: float, ready: Ready, then: Then) -> None:
         """Let a request fly; `then` is called when it has landed and was recorded."""
-        if prepared is None:
-            prepared = self.prepare(agent, seq)
         watch = Stopwatch(self.clock, due)
-        flight = Flight(self, watch, agent, seq, then)
+        flight = Flight(self, watch, ready.ids, ready.request, then)
         self.flights.add(flight)
-        flight.cancel = self.backend.begin(prepared, watch, self.plan.timeout, flight)
+        flight.cancel = self.backend.begin(ready.prepared, watch, self.plan.timeout, flight)
 
     @property
     def in_flight(self) -> int:
@@ -199,13 +226,19 @@ class StageRun:
         self._failure = self._failure or error
         self.abort()
 
-    def ended(self, watch: Stopwatch, facts: Facts, agent: int, seq: int, now: float) -> None:
-        """Write one request's record, and move the window if it is the one that does."""
-        plan = self.plan
-        ids = Ids(self.run, plan.number, plan.key.agents, agent, seq)
-        done = record(watch, facts, ids, self._phase(now), now)
+    def ended(
+        self, watch: Stopwatch, facts: Facts, ids: Ids, now: float, request: Request | None = None
+    ) -> None:
+        """Write one request's record, and move the window if it is the one that does.
+
+        Without a `request` none was made.
+        """
+        asked = None if request is None else request.output_tokens
+        done = record(watch, facts, ids, self._phase(now), now, asked)
         self.counts.add(done)
         self.emit(done)
+        if request is not None and request.wants_text:
+            self.source.answered(ids, request, facts)
         if math.isinf(self.start):
             self._perhaps_open(now)
         elif done.phase == "measured":

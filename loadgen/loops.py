@@ -11,9 +11,8 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from loadgen.engine import StageRun
+from loadgen.engine import Ready, StageRun
 from loadgen.stopwatch import Facts, Stopwatch
 from loadgen.ticker import tick
 
@@ -76,7 +75,7 @@ class _Agent:
             return
         seq = self._seq
         self._seq += 1
-        stage.send(due, self._number, seq, self._answered)
+        stage.send(due, stage.prepare(self._number, seq), self._answered)
 
     def _answered(self, outcome: str, now: float) -> None:
         if outcome in ("ok", "truncated"):
@@ -121,31 +120,35 @@ class _Arrivals:
     def __init__(self, stage: StageRun, most: int | None) -> None:
         self._stage = stage
         self._most = most
-        self._next: Any = None
-        self._waiting: deque[tuple[int, float, Any]] = deque()
+        self._next: Ready | None = None
+        self._waiting: deque[tuple[int, float, Ready | None]] = deque()
 
     def schedule(self, dues: Iterable[float]) -> Iterator[tuple[int, float]]:
-        """Number and instant of each; walking on to one prepares it."""
-        began = self._stage.began
+        """Number and instant of each; walking on to one prepares it, where nothing that is
+        answered meanwhile can change it."""
+        stage = self._stage
         for number, due in enumerate(dues):
-            self._next = self._stage.prepare(0, number)
-            yield number, began + due
+            self._next = None if stage.source.listens else stage.prepare(0, number)
+            yield number, stage.began + due
 
     def due(self, number: int, due: float) -> None:
         """Send it, or let it wait for a place."""
         if self._most is not None and len(self._stage.flights) >= self._most:
             self._waiting.append((number, due, self._next))
         else:
-            self._stage.send(due, 0, number, self._landed, self._next)
+            self._send(number, due, self._next)
 
     def turn_away(self) -> None:
         """Those that still wait were never sent."""
-        for number, due, _prepared in self._waiting:
+        stage = self._stage
+        for number, due, ready in self._waiting:
             unsent = Facts("cancelled", content=(), error="no place before the stage closed")
-            stage = self._stage
-            stage.ended(Stopwatch(stage.clock, due), unsent, 0, number, stage.clock())
+            watch, request = Stopwatch(stage.clock, due), ready and ready.request
+            stage.ended(watch, unsent, stage.ids(0, number), stage.clock(), request)
 
     def _landed(self, _outcome: str, _now: float) -> None:
         if self._waiting and not self._stage.over:
-            number, due, prepared = self._waiting.popleft()
-            self._stage.send(due, 0, number, self._landed, prepared)
+            self._send(*self._waiting.popleft())
+
+    def _send(self, number: int, due: float, ready: Ready | None) -> None:
+        self._stage.send(due, ready or self._stage.prepare(0, number), self._landed)

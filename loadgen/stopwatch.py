@@ -24,6 +24,9 @@ class Ids(NamedTuple):
     agent: int
     seq: int
 
+    def __str__(self) -> str:
+        return f"{self.run}-{self.stage}-{self.agent}-{self.seq}"
+
 
 class PerMark(Sequence[int]):
     """Content chunks given by their number per mark: `counts[i]` were complete at mark i.
@@ -64,6 +67,10 @@ class Facts:
     chunks may share a mark (they arrived in one read). None means every mark was one chunk.
     `counted` is how many chunks the event ends alone gave, where that was not what decoding
     gave. `connect` is None on a connection that was there already.
+
+    `answer` is the mark of the first content after reasoning, None where nothing was reasoned or
+    nothing followed. A `whole` answer came in one piece: its last mark is the last token's, and
+    nobody knows the first. `text` is what was said, where the request wanted it kept.
     """
 
     outcome: str
@@ -80,6 +87,9 @@ class Facts:
     retries: int = 0
     connect: float | None = field(default=None, compare=False)  # seconds
     stamps: StampSource | None = None
+    answer: int | None = None
+    whole: bool = False
+    text: str | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)
@@ -113,9 +123,15 @@ class Stopwatch:
 ERROR_CHARACTERS = 300
 
 
-def record(watch: Stopwatch, facts: Facts, ids: Ids, phase: Phase, ended: float) -> RequestRecord:
-    """The record of one exchange; latencies exist only where content arrived."""
-    first, last, chunks, gaps = _timing(watch.marks, facts.content)
+def record(
+    watch: Stopwatch, facts: Facts, ids: Ids, phase: Phase, ended: float, asked: int | None = None
+) -> RequestRecord:
+    """The record of one exchange that asked for `asked` tokens; latencies exist only where
+    content arrived."""
+    marks = watch.marks
+    first, last, chunks, gaps = _timing(marks, facts.content)
+    if facts.whole and marks:
+        last = marks[-1]
     return RequestRecord(
         run=ids.run,
         stage=ids.stage,
@@ -143,6 +159,8 @@ def record(watch: Stopwatch, facts: Facts, ids: Ids, phase: Phase, ended: float)
         connect=facts.connect,
         stamps=facts.stamps,
         counted_chunks=facts.counted,
+        asked_tokens=asked,
+        first_answer=None if facts.answer is None else marks[facts.answer],
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def _server(config: RunConfig, dialect: Dialect, family: Family | None = None) -
     url = settings.base_url or str(entry.address)
     headers = settings.header_values(os.environ)
     options = WireOptions(client=settings.client, stamps=settings.stamps, headers=headers)
+    if config.keeps_text:
+        options = replace(options, kept_budget=options.body_budget)
     if family is None:
         return ServerBackend(dialect, url, config.model, start=entry.start, options=options)
     return Surveyed(dialect, url, config.model, family=family, start=entry.start, options=options)

@@ -26,13 +26,34 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str: ...
 
 
-@dataclass(frozen=True, slots=True)
+class Message(NamedTuple):
+    """One part of a chat; `role` is the protocol's word for who said it."""
+
+    role: str
+    text: str
+
+
+# Not frozen: one is made per request, and freezing triples what that costs.
+@dataclass(slots=True)
 class Request:
-    """What one agent asks for: a prompt, and how many tokens to generate at most."""
+    """What one agent asks for: a prompt, and how many tokens to generate at most.
+
+    `messages` are what a chat endpoint is sent; () stands for the prompt as one user message.
+    `prompt` is all of them joined, for servers that complete. `wants_text` has the reply's text
+    kept; `id` goes out with the request, the engine gives it.
+    """
 
     prompt: str
     output_tokens: int
     seed: int = 0
+    messages: tuple[Message, ...] = ()
+    wants_text: bool = False
+    id: str = ""
+
+    @property
+    def chat(self) -> tuple[Message, ...]:
+        """The messages a chat endpoint is sent."""
+        return self.messages or (Message("user", self.prompt),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,3 +227,7 @@ class Dialect(Protocol):
     def render(self, request: Request, model: str) -> WireRequest: ...
 
     def read(self, response: WireResponse) -> Facts: ...
+
+    def text(self, response: WireResponse) -> str | None:
+        """What the server answered, reasoning left out; None where that cannot be told."""
+        ...

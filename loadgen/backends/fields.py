@@ -29,6 +29,11 @@ def text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+def words(value: Any) -> str:
+    """A string, or an empty one."""
+    return value if isinstance(value, str) else ""
+
+
 def seconds(value: Any, per_second: float) -> float | None:
     """A duration in some unit, of which `per_second` make a second."""
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -86,7 +86,10 @@ class HfBackend(Awaited):
         finally:
             job.stop()
             self._jobs.discard(job)
-        return _ended(prompt, done)
+        facts = _ended(prompt, done)
+        if request.wants_text:
+            facts.text = engine.tokenizer.decode(done.tokens)
+        return facts
 
     async def close(self) -> None:
         """Stop what runs, drop what waits, let go of the weights; may be called twice."""

@@ -13,9 +13,9 @@ import orjson
 
 from contract.records import ServerFacts
 from loadgen.backends.base import Request, WireRequest, WireResponse
-from loadgen.backends.fields import MILLISECOND, count, mapping, seconds
+from loadgen.backends.fields import MILLISECOND, count, mapping, seconds, words
 from loadgen.backends.openai import OpenAiDialect, message
-from loadgen.backends.streams import Reading, read_sse
+from loadgen.backends.streams import Reading, read_sse, sse_text
 from loadgen.stopwatch import Facts
 
 PATH = "/completion"
@@ -54,6 +54,10 @@ class LlamaServerDialect:
         """What the exchange came to; never raises, whatever bytes came."""
         return read_sse(response, _take)
 
+    def text(self, response: WireResponse) -> str | None:
+        """What was answered."""
+        return sse_text(response, _take)
+
 
 class LlamaServerOpenAiDialect(OpenAiDialect):
     """Its `/v1/completions` or `/v1/chat/completions`, with the prompt cache as it is wanted."""
@@ -75,6 +79,7 @@ def _take(document: dict[str, Any], read: int, into: Reading) -> None:
         return
     if document.get("content"):
         into.content.append(read)
+        into.said.append(words(document["content"]))
     if document.get("stop") is True:
         reason = document.get("stop_type")
         into.complete = True

@@ -20,9 +20,9 @@ import orjson
 
 from contract.records import ServerFacts
 from loadgen.backends.base import Request, WireRequest, WireResponse
-from loadgen.backends.fields import NANOSECOND, count, mapping, seconds, text
-from loadgen.backends.openai import excerpt
-from loadgen.backends.streams import Alike, Reading, known, read_ndjson
+from loadgen.backends.fields import NANOSECOND, count, mapping, seconds, text, words
+from loadgen.backends.openai import excerpt, said
+from loadgen.backends.streams import Alike, Reading, known, ndjson_text, read_ndjson
 from loadgen.stopwatch import Facts
 
 PATHS = {"generate": "/api/generate", "chat": "/api/chat"}
@@ -75,7 +75,7 @@ class OllamaDialect:
             **self._given,
         }
         if self.endpoint == "chat":
-            body["messages"] = [{"role": "user", "content": request.prompt}]
+            body["messages"] = said(request)
         else:
             body |= {"prompt": request.prompt, "raw": True}
         return WireRequest(PATHS[self.endpoint], orjson.dumps(body))
@@ -84,14 +84,19 @@ class OllamaDialect:
         """What the exchange came to; never raises, whatever bytes came."""
         return read_ndjson(response, _take, _ALIKE[self.endpoint])
 
+    def text(self, response: WireResponse) -> str | None:
+        """What was answered, its thinking left out."""
+        return ndjson_text(response, _take)
+
 
 def _take(document: dict[str, Any], read: int, into: Reading) -> None:
-    if said := document.get("error"):
-        into.failure = "server_error", text(said) or excerpt(orjson.dumps(said))
+    if reason := document.get("error"):
+        into.failure = "server_error", text(reason) or excerpt(orjson.dumps(reason))
         return
     spoken = mapping(document.get("message")) or document
     if any(spoken.get(name) for name in _SPEECH):
         into.content.append(read)
+    into.said.append(words(spoken.get("response", spoken.get("content"))))
     if document.get("done") is True:
         into.complete = True
         into.finish_reason = text(document.get("done_reason"))

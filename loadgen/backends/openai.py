@@ -16,7 +16,7 @@ from loadgen.backends.openai_count import counted
 from loadgen.backends.openai_stream import Reading, excerpt, message
 from loadgen.stopwatch import Facts
 
-__all__ = ["FLAVOURS", "PATHS", "OpenAiDialect", "excerpt", "message", "refusal"]
+__all__ = ["FLAVOURS", "PATHS", "OpenAiDialect", "excerpt", "message", "refusal", "said"]
 
 PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 
@@ -53,7 +53,7 @@ class OpenAiDialect:
             **_EXTRAS[self.name](request.output_tokens),
         }
         if self.endpoint == "chat":
-            body["messages"] = [{"role": "user", "content": request.prompt}]
+            body["messages"] = said(request)
         else:
             body["prompt"] = request.prompt
         return WireRequest(PATHS[self.endpoint], orjson.dumps(body))
@@ -76,15 +76,26 @@ class OpenAiDialect:
             facts.counted = count.total
         return facts
 
+    def text(self, response: WireResponse) -> str | None:
+        """What was answered as far as it came; None for a refusal, or where events were dropped."""
+        if response.status is None or response.status >= 300 or response.dropped:
+            return None
+        return "".join(_decoded(response, said=[]).said or ())
+
+
+def said(request: Request) -> list[dict[str, str]]:
+    """The messages of a chat."""
+    return [{"role": role, "content": text} for role, text in request.chat]
+
 
 def _facts(reading: Reading, response: WireResponse) -> Facts:
     outcome, error = _ending(reading, response)
     return reading.facts(outcome, error, response.status)
 
 
-def _decoded(response: WireResponse) -> Reading:
+def _decoded(response: WireResponse, said: list[str] | None = None) -> Reading:
     """Every event taken by itself."""
-    reading = Reading()
+    reading = Reading(said=said)
     if _is_event_stream(response.headers):
         reading.take_all(response)
     else:

@@ -31,6 +31,7 @@ class Reading:
     timings: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
     fault: str | None = None
+    said: list[str] | None = None  # the answer's text, where it is wanted
     # What stands before and after the text in a chunk of this stream that was parsed whole.
     frame: tuple[bytes, bytes] | None = None
 
@@ -51,7 +52,8 @@ class Reading:
 
     def take(self, event: Event) -> None:
         """One event."""
-        if self.frame and not event.name and _repeats(event.data, self.frame):
+        known = self.frame if self.said is None and not event.name else None
+        if known and _repeats(event.data, known):
             self.content.append(event.read)
             return
         try:
@@ -72,6 +74,8 @@ class Reading:
             if isinstance(choice, dict):
                 if _speaks(choice):
                     self.content.append(read)
+                if self.said is not None:
+                    self.said.append(_answer(choice))
                 if isinstance(reason := choice.get("finish_reason"), str):
                     self.finish_reason = reason
         self.usage = _mapping(document.get("usage")) or self.usage
@@ -154,6 +158,12 @@ def _speaks(choice: dict[str, Any]) -> bool:
     if isinstance(delta, dict):
         return any(delta.get(name) for name in _SPEECH)
     return bool(choice.get("text"))
+
+
+def _answer(choice: dict[str, Any]) -> str:
+    """The text of a choice that answers: no reasoning, no tool call."""
+    text = _mapping(choice.get("delta")).get("content", choice.get("text"))
+    return text if isinstance(text, str) else ""
 
 
 def _server_facts(reading: Reading) -> ServerFacts | None:

@@ -36,6 +36,7 @@ class Reading:
 
     content: list[int] = field(default_factory=list)
     counts: list[int] | None = None  # per read, in place of `content`
+    said: list[str] = field(default_factory=list)  # the answer's text, where all is decoded
     complete: bool = False
     finish_reason: str | None = None
     prompt_tokens: int | None = None
@@ -78,6 +79,24 @@ def read_sse(response: WireResponse, take: Take, alike: Alike | None = None) -> 
     return _read(response, SSE_KINDS, take, alike)
 
 
+def ndjson_text(response: WireResponse, take: Take) -> str | None:
+    """What was answered as far as it came; None for a refusal, or where lines were dropped."""
+    return _text(response, NDJSON_KINDS, take)
+
+
+def sse_text(response: WireResponse, take: Take) -> str | None:
+    """The same of server-sent events."""
+    return _text(response, SSE_KINDS, take)
+
+
+def _text(response: WireResponse, kinds: tuple[str, ...], take: Take) -> str | None:
+    if response.status is None or response.status >= 300 or response.dropped:
+        return None
+    reading = Reading()
+    _take_all(response.reads, kinds, take, reading)
+    return "".join(reading.said)
+
+
 def known(what: str, given: str, allowed: tuple[str, ...]) -> str:
     """`given` when it is allowed; ConfigError with the nearest name otherwise."""
     if given not in allowed:
@@ -108,16 +127,18 @@ def _counted(raw: Raw, take: Take, alike: Alike) -> Reading | None:
     """A complete body by counting: exact, or None where it has to be decoded.
 
     Up to the last tail every line must belong to an object that is alike, none of them empty,
-    and no tail may lie in two reads; what follows is parsed.
+    HTTP's chunks must end with lines, and no tail may lie in two reads; what follows is parsed.
     """
     tail, whole = alike.tail, raw.whole
     stop = whole.rfind(tail) + len(tail)
     counts = [read.count(tail) for read in raw.reads]
     total = whole.count(tail)
-    # HTTP's own lines end with CR LF, those of the body with LF.
-    lines_of_body = whole.count(b"\n", 0, stop) - whole.count(b"\r\n", 0, stop)
+    # HTTP's own lines end with CR LF, those of the body with LF: two of its own to each chunk.
+    lines_of_http = whole.count(b"\r\n", 0, stop)
+    lines_of_body = whole.count(b"\n", 0, stop) - lines_of_http
     if (
         not 0 < total == sum(counts)
+        or lines_of_http != 2 * whole.count(b"\n\r\n", 0, stop) + 1
         or lines_of_body != total * tail.count(b"\n")
         or whole.find(alike.empty, 0, stop) >= 0
     ):

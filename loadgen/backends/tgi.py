@@ -12,9 +12,9 @@ from typing import Any
 import orjson
 
 from loadgen.backends.base import Request, WireRequest, WireResponse
-from loadgen.backends.fields import count, mapping, text
+from loadgen.backends.fields import count, mapping, text, words
 from loadgen.backends.openai import excerpt
-from loadgen.backends.streams import Alike, Reading, read_sse
+from loadgen.backends.streams import Alike, Reading, read_sse, sse_text
 from loadgen.stopwatch import Facts
 
 PATH = "/generate_stream"
@@ -50,6 +50,10 @@ class TgiDialect:
         failure = _stated(response) if (response.status or 200) >= 400 else None
         return replace(facts, outcome=failure) if failure else facts
 
+    def text(self, response: WireResponse) -> str | None:
+        """What was answered."""
+        return sse_text(response, _take)
+
 
 def _take(document: dict[str, Any], read: int, into: Reading) -> None:
     if said := document.get("error"):
@@ -61,6 +65,7 @@ def _take(document: dict[str, Any], read: int, into: Reading) -> None:
     # A special token (the end token) is counted by the server, but is no text for anybody.
     if token.get("text") and not token.get("special"):
         into.content.append(read)
+        into.said.append(words(token["text"]))
     details = mapping(document.get("details"))
     if details or document.get("generated_text") is not None:
         finish = details.get("finish_reason")

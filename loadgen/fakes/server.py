@@ -76,6 +76,7 @@ class Server(Listener):
 
     async def _generate(self, line: Line, call: Call) -> None:
         visit = self.log.arrive()
+        visit.request_id = call.headers.get("x-request-id")
         outcome, at = "gone", None
         try:
             ask = self.front.ask(call, self.pace)

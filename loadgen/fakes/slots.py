@@ -74,6 +74,7 @@ class Visit:
     output_tokens: int = 0
     preemptions: int = 0
     outcome: str = "in flight"
+    request_id: str | None = None  # as its client named it
 
     @property
     def service_seconds(self) -> float | None:

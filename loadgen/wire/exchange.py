@@ -51,6 +51,7 @@ class WireClient:
     ) -> None:
         self._prefix = yarl.URL(address, encoded=True).raw_path.rstrip("/")
         self._headers = {"Host": _authority(address), "Accept": "*/*", **headers}
+        self._id_given = any(name.lower() == "x-request-id" for name in headers)
         self.pool = Pool(Connector(address, tls=tls, proxy=proxy), stamps)
         self.sweep = Sweep(_expire)
         self._heads: dict[tuple[str, str, tuple[tuple[str, str], ...]], bytes] = {}
@@ -62,13 +63,19 @@ class WireClient:
         """Of all reads since the client was made."""
         return self.pool.stats
 
-    def render(self, wire: WireRequest, method: str = "POST") -> bytes:
-        """The bytes of one request; ValueError for a header that no request can carry."""
+    def render(self, wire: WireRequest, method: str = "POST", request_id: str = "") -> bytes:
+        """The bytes of one request; ValueError for a header that no request can carry.
+
+        A `request_id` goes out as X-Request-Id, unless the client's own headers hold one.
+        """
         key = method, wire.path, tuple(wire.headers.items())
         head = self._heads.get(key)
         if head is None:
             head = self._heads[key] = self._head(wire, method)
-        return b"%b%d\r\n\r\n%b" % (head, len(wire.body), wire.body)
+        named = b""
+        if request_id and not self._id_given:
+            named = b"X-Request-Id: %b\r\n" % request_id.encode("ascii")
+        return b"%b%d\r\n%b\r\n%b" % (head, len(wire.body), named, wire.body)
 
     def _head(self, wire: WireRequest, method: str) -> bytes:
         """All of a request's head but the length of its body."""

@@ -118,7 +118,8 @@ class ServerBackend:
     def prepare(self, request: Request) -> Prepared:
         """Its bytes, rendered before it is due."""
         assert self._model is not None, "open() finds the model out"
-        return Prepared(request, self._client.render(self.dialect.render(request, self._model)))
+        wire = self.dialect.render(request, self._model)
+        return Prepared(request, self._client.render(wire, request_id=request.id))
 
     def begin(
         self, prepared: Prepared, watch: Stopwatch, timeout: float, landing: Landing
@@ -134,9 +135,11 @@ class ServerBackend:
         """One exchange awaited; cancelling aborts it."""
         return await performed(self, request, watch, timeout)
 
-    def facts(self, _request: Request, response: WireResponse, _watch: Stopwatch) -> Facts:
+    def facts(self, request: Request, response: WireResponse, _watch: Stopwatch) -> Facts:
         """What an exchange came to."""
         facts = self.dialect.read(response)
+        if request.wants_text:
+            facts.text = self.dialect.text(response)
         if response.dropped:
             facts.content = _with_dropped(facts, response)
         if response.trip is not None:

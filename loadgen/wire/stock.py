@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -34,11 +34,16 @@ class StockClient:
     def __init__(self, address: str, headers: Mapping[str, str]) -> None:
         self.stamps = StampStats()
         self._address = address
+        self._id_given = any(name.lower() == "x-request-id" for name in headers)
         # The second session opens a connection for every exchange: the retry's.
         self._sessions = tuple(_session(headers, fresh=fresh) for fresh in (False, True))
 
-    def render(self, wire: WireRequest, method: str = "POST") -> tuple[str, WireRequest]:
+    def render(
+        self, wire: WireRequest, method: str = "POST", request_id: str = ""
+    ) -> tuple[str, WireRequest]:
         """What `exchange` wants."""
+        if request_id and not self._id_given:
+            wire = replace(wire, headers={**wire.headers, "X-Request-Id": request_id})
         return method, wire
 
     async def warm(self, count: int) -> None:

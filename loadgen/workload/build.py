@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
-from loadgen.backends.base import Request, Tokenizer
+from loadgen.backends.base import Message, Request, Tokenizer
 from loadgen.config import RunConfig
 from loadgen.engine import Load, Source
 from loadgen.loops import Closed, Open
+from loadgen.stopwatch import Facts, Ids
 from loadgen.workload.arrivals import Arrivals, RateStage, trace_dues
-from loadgen.workload.conversations import Conversations, SharedPrefix, Turn, block_words, messages
+from loadgen.workload.conversation_source import ConversationSource
+from loadgen.workload.conversations import (
+    Conversations,
+    SharedPrefix,
+    block_words,
+    with_system,
+)
 from loadgen.workload.datasets import Sample, read_dataset
 from loadgen.workload.draws import key
 from loadgen.workload.lengths import Lengths, fixed, parse_lengths
@@ -30,15 +38,22 @@ class DatasetSource:
 
     samples: Sequence[Sample]
     prompts: PromptSource
+    listens: ClassVar[bool] = False
 
     def request(self, stage: int, agent: int, seq: int) -> Request:
         number = numbered(stage, agent, seq)
         sample = self.samples[number % len(self.samples)]
-        words = [*self.prompts.prefix.words(self.prompts.seed, number)]
-        words += self.prompts.unique(number)
+        nonce = " ".join(self.prompts.unique(number))
+        prefix = " ".join(self.prompts.prefix.words(self.prompts.seed, number))
         drawn = self.prompts.osl.draw(self.prompts.seed, "osl", number)
-        text = " ".join([*words, sample.prompt])
-        return Request(text, self._asked(sample) or drawn, seed=number % 2**31)
+        first, *others = sample.messages
+        unique = (Message(first.role, f"{nonce} {first.text}"), *others)
+        text = f"{prefix} {nonce} {sample.prompt}".lstrip()
+        asked = self._asked(sample) or drawn
+        return Request(text, asked, number % 2**31, with_system(prefix, unique))
+
+    def answered(self, ids: Ids, request: Request, facts: Facts) -> None:
+        """Nothing is made of an answer."""
 
     def _asked(self, sample: Sample) -> int | None:
         tokenizer = self.prompts.tokenizer
@@ -53,6 +68,7 @@ class TraceSource:
 
     rows: Sequence[TraceRow]
     prompts: PromptSource
+    listens: ClassVar[bool] = False
 
     def request(self, stage: int, agent: int, seq: int) -> Request:
         row = self.rows[seq]
@@ -66,29 +82,8 @@ class TraceSource:
             text = fit_to_budget(text, tokens, self.prompts.tokenizer)
         return Request(text, reply, seed=number % 2**31)
 
-
-@dataclass(slots=True)
-class ConversationSource:
-    """Each agent holds one conversation after the other; every turn sends all that was said.
-
-    The server's replies are stood in for by words of their planned length.
-    """
-
-    conversations: Conversations
-    _talks: dict[tuple[int, int], Iterator[tuple[Turn, ...]]] = field(default_factory=dict)
-
-    def request(self, stage: int, agent: int, seq: int) -> Request:
-        said = next(self._talks.setdefault((stage, agent), self._talk(stage, agent)))
-        replies = [self.conversations.stand_in(turn) for turn in said[:-1]]
-        text = " ".join(words for _, words in messages(said, replies))
-        return Request(text, said[-1].output_tokens, seed=numbered(stage, agent, seq) % 2**31)
-
-    def _talk(self, stage: int, agent: int) -> Iterator[tuple[Turn, ...]]:
-        """What was said up to each turn, conversation after conversation."""
-        for count in itertools.count():
-            turns = self.conversations.plan(numbered(stage, agent, count))
-            for number in range(1, len(turns) + 1):
-                yield turns[:number]
+    def answered(self, ids: Ids, request: Request, facts: Facts) -> None:
+        """Nothing is made of an answer."""
 
 
 def source_of(config: RunConfig, salt: int, tokenizer: Tokenizer | None) -> Source:

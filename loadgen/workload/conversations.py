@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from loadgen.backends.base import Message
 from loadgen.workload.draws import key
 from loadgen.workload.lengths import Lengths
 from loadgen.workload.think import NO_PAUSE, ThinkTime
@@ -38,8 +39,9 @@ NO_PREFIX = SharedPrefix()
 class Turn:
     """One question of a conversation.
 
-    `asks` is what is new in it, `context_tokens` its whole prompt when all replies before it
-    had their planned length, `think` the seconds to wait after the reply before.
+    `asks` is what is new in it, after the `system` prompt of a first one; `context_tokens` its
+    whole prompt when all replies before it had their planned length, `think` the seconds to wait
+    after the reply before.
     """
 
     conversation: int
@@ -48,6 +50,7 @@ class Turn:
     context_tokens: int
     output_tokens: int
     think: float
+    system: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +76,13 @@ class Conversations:
         planned: list[Turn] = []
         context = 0
         for turn in range(self.turns.draw(self.seed, "turns", number)):
-            asks = self._opening(number) if turn == 0 else self._question(number, turn)
-            context += len(asks)
+            system = [] if turn else self.prefix.words(self.seed, number)
+            asks = self._question(number, turn) if turn else self._opening(number, len(system))
+            context += len(system) + len(asks)
             reply = self.replies.draw(self.seed, "osl", number, turn)
             pause = self.think.draw(self.seed, number, turn) if turn else 0.0
-            planned.append(Turn(number, turn, " ".join(asks), context, reply, pause))
+            said = " ".join(asks), context, reply, pause, " ".join(system)
+            planned.append(Turn(number, turn, *said))
             context += reply
         return tuple(planned)
 
@@ -88,10 +93,9 @@ class Conversations:
         """
         return " ".join(_words(turn.output_tokens, self.seed, "reply", *_place(turn)))
 
-    def _opening(self, number: int) -> list[str]:
-        words = self.prefix.words(self.seed, number)
-        words += [*nonce(number, NONCE_WORDS), *nonce(self.salt, SALT_WORDS)]
-        missing = self.first.draw(self.seed, "isl", number, 0) - len(words)
+    def _opening(self, number: int, system: int) -> list[str]:
+        words = [*nonce(number, NONCE_WORDS), *nonce(self.salt, SALT_WORDS)]
+        missing = self.first.draw(self.seed, "isl", number, 0) - system - len(words)
         return words + _words(missing, self.seed, "question", number, 0)
 
     def _question(self, number: int, turn: int) -> list[str]:
@@ -99,17 +103,32 @@ class Conversations:
         return _words(tokens, self.seed, "question", number, turn)
 
 
-def messages(turns: Sequence[Turn], replies: Sequence[str]) -> list[tuple[str, str]]:
-    """(role, text) of the prompt of the last of `turns`: questions and replies in turn.
+def messages(turns: Sequence[Turn], replies: Sequence[str]) -> tuple[Message, ...]:
+    """The prompt of the last of `turns`: the system prompt, questions and replies in turn.
 
     ValueError unless every turn but the last has its reply.
     """
     if len(replies) != len(turns) - 1:
         raise ValueError(f"{len(turns)} turns and {len(replies)} replies")
-    said = [("user", turns[0].asks)]
+    said = with_system(turns[0].system, (Message("user", turns[0].asks),))
     for turn, reply in zip(turns[1:], replies, strict=True):
-        said += [("assistant", reply), ("user", turn.asks)]
+        said += (Message("assistant", reply), Message("user", turn.asks))
     return said
+
+
+def with_system(prefix: str, said: tuple[Message, ...]) -> tuple[Message, ...]:
+    """`said` after a system prompt: its own, made longer, where it has one."""
+    if not prefix:
+        return said
+    first = said[0]
+    if first.role in ("system", "developer"):
+        return (Message(first.role, f"{prefix} {first.text}"), *said[1:])
+    return (Message("system", prefix), *said)
+
+
+def joined(said: Sequence[Message]) -> str:
+    """A chat as one text, for servers that complete."""
+    return " ".join(message.text for message in said)
 
 
 def block_words(

@@ -17,19 +17,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from contract.errors import ConfigError, DataError, nearest
+from loadgen.backends.base import Message
 from loadgen.workload.json_array import elements
 from loadgen.workload.line_files import json_lines, opened, read_field, whole
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _ASKING, _ANSWERING = ("human", "user"), ("gpt", "assistant", "chatgpt", "bing", "bard")
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a chat."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +40,7 @@ class Sample:
     @property
     def prompt(self) -> str:
         """The messages as one text, for servers that complete instead of chatting."""
-        return "\n\n".join(message.content for message in self.messages)
+        return "\n\n".join(message.text for message in self.messages)
 
 
 def read_dataset(path: Path, kind: str | None = None) -> Iterator[Sample]:

@@ -10,9 +10,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import ClassVar
 
-from loadgen.backends.base import Request, Tokenizer
-from loadgen.workload.conversations import NO_PREFIX, SALT_WORDS, SharedPrefix
+from loadgen.backends.base import Message, Request, Tokenizer
+from loadgen.stopwatch import Facts, Ids
+from loadgen.workload.conversations import NO_PREFIX, SALT_WORDS, SharedPrefix, with_system
 from loadgen.workload.conversations import NONCE_WORDS as NUMBER_WORDS
 from loadgen.workload.lengths import Lengths
 from loadgen.workload.words import WORDS, nonce
@@ -38,6 +40,7 @@ class PromptSource:
     salt: int = 0
     tokenizer: Tokenizer | None = None
     prefix: SharedPrefix = NO_PREFIX
+    listens: ClassVar[bool] = False
 
     def request(self, stage: int, agent: int, seq: int) -> Request:
         number = numbered(stage, agent, seq)
@@ -48,7 +51,14 @@ class PromptSource:
             text = f"{text} {filler(self.seed, number, tokens - len(words))}"
         if self.tokenizer is not None:
             text = fit_to_budget(text, tokens, self.tokenizer)
-        return Request(text, self.osl.draw(self.seed, "osl", number), seed=number % 2**31)
+        request = Request(text, self.osl.draw(self.seed, "osl", number), seed=number % 2**31)
+        if system := self.prefix.tokens:
+            asks = Message("user", " ".join(words[system:tokens]))
+            request.messages = with_system(" ".join(words[:system]), (asks,))
+        return request
+
+    def answered(self, ids: Ids, request: Request, facts: Facts) -> None:
+        """Nothing is made of an answer."""
 
     def unique(self, number: int) -> list[str]:
         """Five words that no other request of this or another run begins with."""

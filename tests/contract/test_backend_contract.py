@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.records import OUTCOMES, ServerFacts
-from loadgen.backends.base import Request, WireResponse
+from loadgen.backends.base import Message, Request, WireResponse
 from tests.contract.protocols import PROMPT_TOKENS, PROTOCOLS, WORDS, each
 
 
@@ -27,6 +27,34 @@ def test_a_request_asks_for_a_stream_of_so_many_greedy_tokens(protocol):
     assert 'a \\"prompt\\"' in json.dumps(body)
     assert "77" in json.dumps(body)
     assert body.get("stream", wire.path == "/generate_stream") is True
+
+
+@each
+def test_a_chat_goes_out_as_its_messages_and_a_completion_as_their_text(protocol):
+    said = (Message("system", "Be brief."), Message("user", "Why?"))
+    request = Request("Be brief. Why?", 5, messages=said)
+
+    body = json.loads(protocol.dialect.render(request, "m").body)
+
+    if "messages" in body:
+        assert body["messages"] == [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Why?"},
+        ]
+    assert ("messages" in body) != ("Be brief. Why?" in (body.get("prompt"), body.get("inputs")))
+
+
+@each
+def test_the_text_is_what_was_answered_as_far_as_it_came(protocol):
+    reads = protocol.reads()
+    response = WireResponse(200, {"Content-Type": protocol.kind}, reads)
+
+    assert protocol.dialect.text(response) == "".join(WORDS)
+    cut = replace(response, reads=reads[:2], broken="bad_stream")
+    assert protocol.dialect.text(cut) == "".join(WORDS[:2])
+    assert protocol.dialect.text(replace(response, dropped={1: 3})) is None
+    assert protocol.dialect.text(WireResponse(404, {}, [protocol.refusal])) is None
+    assert protocol.dialect.text(WireResponse(broken="unreachable")) is None
 
 
 @each

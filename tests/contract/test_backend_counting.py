@@ -50,6 +50,14 @@ def test_a_raw_body_of_like_chunks_is_counted(protocol):
     assert len(facts.content) == 36
 
 
+@counted
+def test_an_empty_chunk_is_found_wherever_http_cuts_it(protocol):
+    body = b"".join(protocol.reads(words=("a", "b", "c", "")))
+    for place in range(1, len(body)):
+        facts, decoded = by_counting(protocol, [body[:place], body[place:]])
+        assert facts == decoded
+
+
 EXTRAS = [
     lambda protocol: b"",
     lambda protocol: b"",

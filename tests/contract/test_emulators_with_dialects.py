@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,9 @@ from loadgen.fakes.emulator import PROTOCOLS, Served, emulator
 from loadgen.fakes.script import Script
 from loadgen.fakes.steps import StepModel
 from loadgen.stopwatch import Ids, Stopwatch, record
+from loadgen.workload.conversation_source import ConversationSource
+from loadgen.workload.conversations import Conversations, SharedPrefix
+from loadgen.workload.lengths import parse_lengths
 
 pytestmark = pytest.mark.asyncio
 ASK = Request(prompt="bada bade badi bado badu", output_tokens=6)
@@ -49,6 +53,11 @@ async def perform(backend, timeout=20.0, request=ASK):
     return record(watch, facts, Ids("r", 0, 1, 0, 0), "measured", time.monotonic())
 
 
+async def ask(backend, request):
+    """One exchange's facts."""
+    return await backend.perform(request, Stopwatch(time.monotonic, time.monotonic()), 20.0)
+
+
 @every_route
 async def test_counts_and_instants_are_the_servers(protocol, endpoint):
     async with serving(protocol, endpoint) as (server, backend):
@@ -64,6 +73,33 @@ async def test_counts_and_instants_are_the_servers(protocol, endpoint):
     prefill = 0.004 + 0.001 * visit.prompt_tokens
     assert visit.first - visit.start == pytest.approx(prefill)
     assert visit.last - visit.first == pytest.approx(5 * 0.004)
+
+
+@every_route
+async def test_a_conversation_holds_what_the_server_said(protocol, endpoint):
+    lengths = [parse_lengths(text) for text in ("2", "12", "4", "6")]
+    source = ConversationSource(Conversations(*lengths, prefix=SharedPrefix(5)))
+    async with serving(protocol, endpoint) as (server, backend):
+        for seq in range(2):
+            request = source.request(1, 0, seq)
+            facts = await ask(backend, request)
+            source.answered(Ids("r", 1, 1, 0, seq), request, facts)
+
+    first, second = server.log.visits
+    own = first.prompt_tokens - 12  # a token of its own in front, on some
+    assert own in (0, 1)
+    assert len(facts.text.split()) == 6
+    assert second.prompt_tokens == own + 12 + 6 + 4
+    assert len(request.messages) == 4
+
+
+@every_protocol
+async def test_every_request_carries_its_id(protocol):
+    async with serving(protocol) as (server, backend):
+        await ask(backend, replace(ASK, id="run-1-0-7"))
+        await ask(backend, ASK)
+
+    assert [visit.request_id for visit in server.log.visits] == ["run-1-0-7", None]
 
 
 @every_protocol

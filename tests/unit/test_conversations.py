@@ -6,6 +6,7 @@ from loadgen.workload.conversations import (
     Conversations,
     SharedPrefix,
     block_words,
+    joined,
     messages,
 )
 from loadgen.workload.lengths import parse_lengths
@@ -23,7 +24,7 @@ PLAN = Conversations(
 
 
 def said(turns, replies):
-    return " ".join(text for _, text in messages(turns, replies))
+    return joined(messages(turns, replies))
 
 
 def test_every_prompt_extends_the_one_before_it():
@@ -41,18 +42,20 @@ def test_every_prompt_extends_the_one_before_it():
 def test_a_chat_alternates_between_both_sides():
     turns = PLAN.plan(0)
     roles = [role for role, _ in messages(turns, ["one", "two"])]
-    assert roles == ["user", "assistant", "user", "assistant", "user"]
-    assert messages(turns, ["one", "two"])[1] == ("assistant", "one")
+    assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
+    assert messages(turns, ["one", "two"])[2] == ("assistant", "one")
+    assert messages(turns, ["one", "two"])[0] == ("system", turns[0].system)
     with pytest.raises(ValueError, match="3 turns and 1 replies"):
         messages(turns, ["one"])
 
 
 def test_prefixes_are_shared_within_a_group_and_nothing_after_them():
-    first = [PLAN.plan(number)[0].asks.split() for number in range(6)]
-    assert first[0][:16] == first[2][:16] == first[4][:16]
-    assert first[1][:16] == first[3][:16] != first[0][:16]
-    tails = [tuple(words[16:19]) for words in first]
-    assert len(set(tails)) == 6
+    first = [PLAN.plan(number)[0] for number in range(6)]
+    assert first[0].system == first[2].system == first[4].system
+    assert first[1].system == first[3].system != first[0].system
+    assert {len(turn.system.split()) for turn in first} == {16}
+    assert len({tuple(turn.asks.split()[:3]) for turn in first}) == 6
+    assert not any(turn.system for turn in PLAN.plan(0)[1:])
 
 
 def test_without_a_prefix_the_nonce_comes_first():

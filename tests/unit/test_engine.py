@@ -40,6 +40,25 @@ class Slots(Awaited):
             self.now -= 1
 
 
+class Chatty:
+    """A source that wants to know what was answered."""
+
+    listens = True
+
+    def __init__(self):
+        self.prompts = PromptSource(0, fixed(8), fixed(3))
+        self.log = []
+
+    def request(self, stage, agent, seq):
+        request = self.prompts.request(stage, agent, seq)
+        request.wants_text = True
+        self.log.append(("asked", agent, seq, request.id))
+        return request
+
+    def answered(self, ids, request, facts):
+        self.log.append(("answered", ids.agent, ids.seq, request.id))
+
+
 def plan_of(load, agents, warmup, **more):
     """A stage of that load, whose window is `seconds` or `requests`."""
     key = StageKey("slots", "m", agents, 8, 1)
@@ -177,6 +196,49 @@ def test_a_disk_that_takes_no_more_ends_the_stage_at_once(jump):
     assert len(written) == 10
     assert backend.now == 0
     assert stage.drained < 2
+
+
+def test_a_source_hears_of_an_answer_before_its_agent_asks_again(jump):
+    async def run():
+        source, records = Chatty(), []
+        plan = plan_of(Closed(1), 1, 0, requests=3)
+        clock = asyncio.get_running_loop().time
+        await StageRun("r", plan, Slots(), source, clock, records.append).drive()
+        return source.log, records
+
+    log, records = jump(run())
+    assert log[:4] == [
+        ("asked", 0, 0, ""),
+        ("answered", 0, 0, "r-1-0-0"),
+        ("asked", 0, 1, ""),
+        ("answered", 0, 1, "r-1-0-1"),
+    ]
+    assert len(log) == 2 * len(records)
+    assert {record.asked_tokens for record in records} == {3}
+
+
+def test_what_was_cut_off_is_answered_as_cancelled(jump):
+    async def run():
+        source = Chatty()
+        plan = plan_of(Closed(2), 2, 0, seconds=0.5, grace=0.2)
+        clock = asyncio.get_running_loop().time
+        await StageRun("r", plan, Slots(seconds=5), source, clock, lambda _record: None).drive()
+        return source.log
+
+    assert sorted(entry[:3] for entry in jump(run())) == [
+        ("answered", 0, 0), ("answered", 1, 0), ("asked", 0, 0), ("asked", 1, 0)
+    ]  # fmt: skip
+
+
+def test_an_open_loop_asks_a_source_that_listens_when_a_request_is_due(jump):
+    async def run():
+        source = Chatty()
+        plan = plan_of(Open([0.0, 0.5, 1.0]), 0, 0)
+        clock = asyncio.get_running_loop().time
+        await StageRun("r", plan, Slots(), source, clock, lambda _record: None).drive()
+        return source.log
+
+    assert [entry[0] for entry in jump(run())] == ["asked", "answered"] * 3
 
 
 def test_think_time_lowers_the_load_as_the_closed_queue_says(jump):

@@ -45,6 +45,22 @@ def test_without_content_there_is_no_latency_but_an_end():
     assert done.gaps_us == []
 
 
+def test_the_first_answer_is_its_mark_and_what_was_asked_stands_beside():
+    watch = timed(1.0, 1.1, 1.2, 1.3)
+    facts = Facts("ok", content=[0, 1, 2], answer=2)
+    done = record(watch, facts, IDS, "measured", 2.0, asked=64)
+    assert (done.first_token, done.first_answer) == (1.1, 1.3)
+    assert done.asked_tokens == 64
+    assert record(watch, Facts("ok"), IDS, "measured", 2.0).first_answer is None
+
+
+def test_of_an_answer_in_one_piece_only_the_end_is_known():
+    facts = Facts("ok", content=(), whole=True, output_tokens=9)
+    done = record(timed(1.0, 1.4, 1.5), facts, IDS, "measured", 2.0)
+    assert (done.first_token, done.ttft, done.tpot, done.gaps_us) == (None, None, None, [])
+    assert done.latency == pytest.approx(0.5)
+
+
 def test_sent_counts_once():
     ticks = itertools.count(5.0)
     watch = Stopwatch(lambda: next(ticks), 0.0)
