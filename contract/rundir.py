@@ -3,6 +3,7 @@
     runs/<run>/manifest.json    what the run is; replaced atomically as its status changes
     runs/<run>/requests.jsonl   one line per request, unbuffered, as the request ends
     runs/<run>/stages.jsonl     one line per finished stage
+    runs/<run>/replies.jsonl    one line per request, where its words were to be kept
     runs/<run>/summary.json     on closing
     runs/latest                 a link to the newest run
 
@@ -31,11 +32,12 @@ from contract.records import (
     StageKey,
 )
 
-MANIFEST, REQUESTS, STAGES, SUMMARY = (
+MANIFEST, REQUESTS, STAGES, SUMMARY, REPLIES = (
     "manifest.json",
     "requests.jsonl",
     "stages.jsonl",
     "summary.json",
+    "replies.jsonl",
 )
 
 
@@ -45,6 +47,7 @@ class RunWriter:
     def __init__(self, root: Path, manifest: Manifest) -> None:
         self.path = root / manifest.run
         self.manifest = manifest
+        self._replies: int | None = None
         try:
             root.mkdir(parents=True, exist_ok=True)
             self.path.mkdir()
@@ -77,6 +80,16 @@ class RunWriter:
         lines = [orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records]
         _append(self._requests, b"".join(lines), self.path / REQUESTS)
 
+    def append_reply(self, document: dict[str, Any]) -> None:
+        """What was asked and answered, one line; for the user's eyes alone."""
+        path = self.path / REPLIES
+        if self._replies is None:
+            try:
+                self._replies = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            except OSError as error:
+                raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+        _append(self._replies, orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE), path)
+
     @property
     def written(self) -> int:
         """Bytes of `requests.jsonl` so far."""
@@ -107,8 +120,9 @@ class RunWriter:
     def close(self, status: RunStatus, ended_unix: float, note: str | None = None) -> None:
         """Close the files and state how the run ended. A full disk leaves it `running`, which
         reads as partial once this process is gone."""
-        for descriptor in (self._requests, self._stages):
-            os.close(descriptor)
+        for descriptor in (self._requests, self._stages, self._replies):
+            if descriptor is not None:
+                os.close(descriptor)
         self.manifest = replace(self.manifest, status=status, ended_unix=ended_unix, note=note)
         self._replace_manifest()
 

@@ -27,6 +27,7 @@ from loadgen.facts import manifest_of
 from loadgen.files.close import close_files
 from loadgen.goodput import parse_goodput
 from loadgen.observe import Observer
+from loadgen.replies import Replies
 from loadgen.signals import handled
 from loadgen.stages import Course, Levels, stage_of
 from loadgen.summary import run_summary, stage_summary
@@ -107,6 +108,9 @@ class Conduct:
         salt = zlib.crc32(manifest.run.encode())
         self._source = source_of(self.config, salt, self.backend.tokenizer())
         self._writer = RunWriter(Path(self.config.output_dir), manifest)
+        if self.config.save_text:
+            chat = getattr(self.config.backend, "endpoint", None) == "chat"
+            self._source = Replies(self._source, self._writer.append_reply, chat=chat)
         self._observer = Observer(instruments, manifest)
         self.path = self._writer.path
         self.progress.stages = len(planned)

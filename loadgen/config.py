@@ -31,6 +31,7 @@ class RunConfig(PromptSettings, LoadSettings):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     percentiles: tuple[float, ...] = CUSTOMARY_PERCENTILES
     output_dir: str = "runs"
+    save_text: bool = False  # prompts and replies, into replies.jsonl
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 9210
     metrics_address: str = "127.0.0.1"
     metrics_linger: Annotated[float, Field(ge=0, le=3600)] = 15.0
@@ -100,6 +101,11 @@ class RunConfig(PromptSettings, LoadSettings):
                 f"a nonce of {LEAST_TOKENS}, allowed: at least {least}"
             )
         return self
+
+    @property
+    def keeps_text(self) -> bool:
+        """Whether replies are wanted whole, however long."""
+        return self.save_text or parse_lengths(self.turns).most > 1
 
     def sha256(self) -> str:
         """Hash of the resolved configuration, as it stands in the manifest."""

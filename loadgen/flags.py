@@ -18,8 +18,8 @@ PLAIN = (
     "turns", "arrival", "request_rate", "rate_stages", "burstiness", "max_concurrency", "trace",
     "trace_type", "trace_time_unit", "trace_speed", "think", "duration", "request_count",
     "warmup_requests", "warmup_duration", "most_errors", "goodput", "repeats", "timeout",
-    "grace_period", "seed", "percentiles", "output_dir", "metrics_port", "metrics_address",
-    "metrics_linger",
+    "grace_period", "seed", "percentiles", "output_dir", "save_text", "metrics_port",
+    "metrics_address", "metrics_linger",
 )  # fmt: skip
 # Flags of the backend's own settings -> the backends that have them.
 ONLY_FOR = {
@@ -142,6 +142,8 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
     """Where results go."""
     flag = parser.add_argument_group("output").add_argument
     flag("--output-dir", metavar="DIR", help="where run directories go (default runs)")
+    flag("--save-text", action="store_true", default=None,
+         help="keep prompts and replies, in replies.jsonl (default: not)")  # fmt: skip
     flag("--percentiles", metavar="P,P", help="of the summary, up to 10 (default 50,95,99)")
     flag("--metrics-port", type=integer(at_least=0, at_most=65_535), metavar="PORT",
          help="/metrics on this port (default 9210, 0 any free one)")  # fmt: skip

@@ -57,11 +57,6 @@ class PromptSettings(StrictModel):
     prefix_groups: Count = 1
     turns: Annotated[str, BeforeValidator(_text), _notation(parse_lengths, "turns")] = "1"
 
-    @property
-    def keeps_text(self) -> bool:
-        """Whether replies are wanted whole, however long."""
-        return parse_lengths(self.turns).most > 1
-
 
 class LoadSettings(StrictModel):
     """How requests come about: a closed loop of agents, or arrivals at a rate."""

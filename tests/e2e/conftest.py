@@ -27,6 +27,19 @@ def fake(start):
 
 
 @pytest.fixture
+def serve(start):
+    """`serve("ollama", …)` starts an emulator; the process and its URL come back."""
+
+    def serve(*words):
+        process = start("loadgen", "serve-fake", "--protocol", *words)
+        found = re.search(r"http://[\d.:]+", process.stdout.readline())
+        assert found is not None
+        return process, found[0]
+
+    return serve
+
+
+@pytest.fixture
 def log_of():
     """The scripted server's own log, as JSON."""
 

@@ -1,7 +1,6 @@
 """`loadgen serve-fake` as a process: its line, its errors, its signals, a cold start."""
 
 import json
-import re
 import signal
 import socket
 import time
@@ -17,19 +16,6 @@ PROTOCOLS = {
     "tgi": ("/generate_stream", {"inputs": "a b", "parameters": {"max_new_tokens": 3}}),
     "llama-server": ("/completion", {"prompt": "a b", "n_predict": 3, "stream": True}),
 }
-
-
-@pytest.fixture
-def serve(start):
-    """`serve("ollama", …)` starts an emulator; the process and its URL come back."""
-
-    def serve(*words):
-        process = start("loadgen", "serve-fake", "--protocol", *words)
-        found = re.search(r"http://[\d.:]+", process.stdout.readline())
-        assert found is not None
-        return process, found[0]
-
-    return serve
 
 
 def post(url, document):

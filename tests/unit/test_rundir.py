@@ -46,6 +46,17 @@ def test_a_dead_writer_leaves_a_partial_run_that_names_what_is_missing(synthetic
     assert [key.agents for key in back.missing] == [2, 3]
 
 
+def test_replies_are_for_the_users_eyes_alone_and_no_file_without_them(synthetic_run, tmp_path):
+    writer = RunWriter(tmp_path, synthetic_run(levels=(1,)).manifest())
+    assert not (writer.path / "replies.jsonl").exists()
+    for text in ("Why?", "So."):
+        writer.append_reply({"text": text})
+    file = writer.path / "replies.jsonl"
+    assert [json.loads(line)["text"] for line in file.read_text().splitlines()] == ["Why?", "So."]
+    assert file.stat().st_mode & 0o777 == 0o600
+    writer.close("complete", 0.0)
+
+
 @pytest.mark.parametrize("off", [1, 2, 30])
 def test_an_unfinished_last_record_is_one_warning(synthetic_run, tmp_path, off):
     run = synthetic_run(levels=(1,))

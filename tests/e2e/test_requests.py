@@ -1,0 +1,57 @@
+"""What requests say and what is kept of them, through the commands against the emulators."""
+
+import json
+from itertools import groupby, pairwise
+
+import pytest
+
+from contract.rundir import Run, find_run
+
+QUICK = ("--isl", "12", "--osl", "6", "--metrics-port", "0", "--agents", "2")
+
+
+@pytest.fixture
+def run(cli, serve, log_of, tmp_path):
+    """`run(protocol, …)` drives an emulator: the run, the server's log, and the summary."""
+
+    def run(protocol, *words, served=()):
+        _, url = serve(protocol, "--step-seconds", "0.002", *served)
+        done = cli("loadgen", "run", "--backend", protocol, "--base-url", url, *QUICK, "--json",
+                   "--request-count", "20", *words)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found = Run.open(find_run(tmp_path / "runs", "latest"))
+        return found, log_of(url)["requests"], json.loads(done.stdout)
+
+    return run
+
+
+def replies_of(found):
+    return [json.loads(line) for line in (found.path / "replies.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("protocol", ["vllm", "ollama"])
+def test_a_conversation_goes_on_from_what_was_said_and_is_kept(run, protocol):
+    found, log, _ = run(protocol, "--endpoint", "chat", "--turns", "3", "--shared-prefix", "4",
+                        "--save-text")  # fmt: skip
+    replies = replies_of(found)
+    assert len(replies) == len(log)
+    by_agent = sorted(replies, key=lambda reply: (reply["agent"], reply["seq"]))
+    for _agent, own in groupby(by_agent, lambda reply: reply["agent"]):
+        turns = list(own)
+        for before, after in pairwise(turns):
+            if before["seq"] % 3 < 2:  # the same conversation goes on
+                said = {"role": "assistant", "content": before["text"]}
+                assert after["messages"][:-1] == [*before["messages"], said]
+    assert {len(reply["text"].split()) for reply in replies} == {6}
+    assert {message["role"] for message in replies[0]["messages"]} == {"system", "user"}
+
+
+def test_a_record_and_a_servers_log_are_joined_by_the_id(run):
+    found, log, _ = run("tgi")
+    assert not (found.path / "replies.jsonl").exists()
+    records = {f"{r.run}-{r.stage}-{r.agent}-{r.seq}": r for r in found.records()}
+    seen = {visit["request_id"]: visit for visit in log}
+    assert records.keys() == seen.keys()
+    assert {record.asked_tokens for record in records.values()} == {6}
+    for name, record in records.items():
+        assert record.prompt_tokens == seen[name]["prompt_tokens"]
