@@ -191,6 +191,7 @@ def _watched(client: Client, task: Task, server: int, on: set[int]) -> tuple[Wat
         process = subprocess.Popen(
             client.command(task), cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT
         )
+        before = os.sched_getaffinity(0)
         os.sched_setaffinity(process.pid, on)
         os.sched_setaffinity(0, cores()[0])
         over = threading.Event()
@@ -201,6 +202,7 @@ def _watched(client: Client, task: Task, server: int, on: set[int]) -> tuple[Wat
         finally:
             over.set()
             scraper.join()
+            os.sched_setaffinity(0, before)  # the next run looks for two cores again
     return watch, output.read_text(errors="replace"), process.wait()
 
 
