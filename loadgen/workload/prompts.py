@@ -52,9 +52,9 @@ class PromptSource:
         if self.tokenizer is not None:
             text = fit_to_budget(text, tokens, self.tokenizer)
         request = Request(text, self.osl.draw(self.seed, "osl", number), seed=number % 2**31)
-        if system := self.prefix.tokens:
-            asks = Message("user", " ".join(words[system:tokens]))
-            request.messages = with_system(" ".join(words[:system]), (asks,))
+        if self.prefix.tokens and self.tokenizer is None:
+            system = " ".join(words[: self.prefix.tokens])
+            request.messages = with_system(system, (Message("user", text[len(system) + 1 :]),))
         return request
 
     def answered(self, ids: Ids, request: Request, facts: Facts) -> None:
