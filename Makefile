@@ -6,7 +6,7 @@ PY := .venv/bin/python
 STAMP := .venv/.installed-$(shell printf '%s' "$(CURDIR)" | cksum | cut -d' ' -f1)
 EXTRAS := fast,hf,analysis,gpu,dev
 
-.PHONY: setup demo test check e2e docs tour fix bench engines-test gpu-check constraints prometheus clean
+.PHONY: setup demo test check e2e docs tour fix bench bench-compare engines-test gpu-check constraints prometheus clean
 
 setup: $(STAMP)
 
@@ -58,6 +58,12 @@ LASTING ?= 5
 bench: truth-server
 	@missed=0; for part in "startup" "speed --pairs $(PAIRS)" "accuracy --seconds $(LASTING)"; do \
 	  echo; echo "== $$part"; $(PY) -m bench.$$part || missed=1; done; exit $$missed
+
+# loadgen beside other load generators, which it installs into ~/.cache/loadstone/peers (10 GB);
+# docs/bench.md. Some ten minutes for each of REPEATS on a quiet machine.
+REPEATS ?= 1
+bench-compare: truth-server
+	@$(PY) -m bench.compare --repeats $(REPEATS) --json .cache/bench/comparison.json
 
 # The C server of the benches, compiled once per state of its source into .cache/bench.
 truth-server: setup

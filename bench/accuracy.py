@@ -81,10 +81,10 @@ class Errors:
 
 def errors_of(run: Path, truth: Truth) -> Errors:
     """Match the records of a run with the log by the seed each request carried."""
-    epoch, index = epoch_of(run, truth), _unique(truth)
+    epoch, index = epoch_of(run, truth), unique(truth)
     seconds, ttft, gap, late = 1e-9, [], [], []
     requests = matched = 0
-    for record, nonce in _finished(run):
+    for record, nonce in finished(run):
         requests += 1
         place = index.get(nonce)
         if place is None or record["chunks"] != truth.requests["tokens"][place]:
@@ -109,14 +109,14 @@ def errors_of(run: Path, truth: Truth) -> Errors:
     )
 
 
-def _unique(truth: Truth) -> dict[int, int]:
+def unique(truth: Truth) -> dict[int, int]:
     """Where in the log each nonce stands that came exactly once."""
     nonces, first, count = np.unique(truth.requests["nonce"], return_index=True, return_counts=True)
     chosen = (count == 1) & (nonces >= 0)
     return dict(zip(nonces[chosen].tolist(), first[chosen].tolist(), strict=True))
 
 
-def _finished(run: Path) -> Iterator[tuple[dict[str, Any], int]]:
+def finished(run: Path) -> Iterator[tuple[dict[str, Any], int]]:
     """Records that ended ok with content, and the seed that their request carried."""
     for record in records_of(run):
         if record["outcome"] == "ok" and record.get("first_token") is not None:
@@ -231,9 +231,9 @@ def open_loop(seconds: float, foreign: float, flags: tuple[str, ...]) -> bool:
 
 def lateness_of(run: Path, truth: Truth) -> tuple[Array, Array]:
     """Seconds from due to arrival at the server, and from due to sent, of matched records."""
-    epoch, index = epoch_of(run, truth), _unique(truth)
+    epoch, index = epoch_of(run, truth), unique(truth)
     arrivals, sends = [], []
-    for record, nonce in _finished(run):
+    for record, nonce in finished(run):
         if (place := index.get(nonce)) is not None:
             arrival = int(truth.requests["arrival"][place]) * 1e-9
             arrivals.append(arrival - epoch - record["due"])

@@ -74,6 +74,7 @@ class Watch:
     cpu: list[float] = field(default_factory=list)
     others: list[tuple[int, float]] = field(default_factory=list)
     libraries: set[str] = field(default_factory=set)
+    processes: int = 1  # most at once
     _seen: dict[int, float] = field(default_factory=dict)
 
     def sample(self, pids: set[int]) -> None:
@@ -151,6 +152,16 @@ class Repetition:
         return float(np.interp(self.start, self.watch.instants, self.watch.cpu))
 
     @property
+    def seconds_before(self) -> float:
+        """From the client's start to its first request's arrival."""
+        return (self.start - self.watch.instants[0]) / 1e9
+
+    @property
+    def cpu_from_start(self) -> float:
+        """CPU seconds from the first request's arrival to the client's end."""
+        return self.watch.cpu[-1] - self.cpu_before
+
+    @property
     def foreign(self) -> float:
         """Cores that other processes took meanwhile, stolen time included."""
         return self.watch.foreign(self.start, self.end)
@@ -212,7 +223,9 @@ def _sample(watch: Watch, process: subprocess.Popen[bytes], server: int) -> None
     while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         watch.sample(pids)
         if round_number % 10 == 0:
-            pids |= family(process.pid)
+            alive = family(process.pid)
+            watch.processes = max(watch.processes, len(alive))
+            pids |= alive
             watch.sample_machine(server)
         if round_number % 250 == 249:
             watch.libraries |= mapped_libraries(process.pid)
@@ -350,12 +363,12 @@ def epoch_of(run: Path, truth: Truth) -> float:
     return float(manifest["epoch_unix"]) - truth.offset[0] / 1e9
 
 
-def other(template: str) -> Client:
-    """Any command; `{url}`, `{streams}`, `{requests}`, `{tokens}`, `{folder}`, `{metrics}` are
-    filled in."""
+def other(template: str, **more: object) -> Client:
+    """Any command; `{url}`, `{streams}`, `{requests}`, `{tokens}`, `{folder}`, `{metrics}` and
+    what `more` names are filled in."""
 
     def command(task: Task) -> list[str]:
-        return [part.format(**vars(task)) for part in template.split()]
+        return [part.format(**vars(task), **more) for part in template.split()]
 
     return Client(template.split(maxsplit=1)[0], command)
 

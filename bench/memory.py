@@ -24,7 +24,7 @@ from statistics import median
 from typing import Any
 
 from bench import harness
-from bench.harness import Task, family, free_port, records_of
+from bench.harness import Client, Task, family, free_port, records_of
 from bench.truth import TruthServer
 
 GROWTH_LIMIT = 0.02
@@ -85,6 +85,32 @@ def watch(work: dict[str, int], options: dict[str, Any]) -> tuple[list[Reading],
             print(process.stderr.read()[-1500:])
         outcomes = Counter(record["outcome"] for record in records_of(task.run_directory))
     return readings, outcomes, process.returncode
+
+
+def peak(client: Client, work: dict[str, int], options: dict[str, Any]) -> float:
+    """The most PSS in MB that a client's processes had together, from their start to their end.
+
+    RuntimeError, with the client's last words, when it fails.
+    """
+    server_cores, client_cores = harness.cores()
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as name,
+        TruthServer(cores=server_cores, **options) as server,
+        (Path(name) / "output").open("w+", errors="replace") as output,
+    ):
+        task = Task(server.url, folder=Path(name), metrics=free_port(), **work)
+        process = subprocess.Popen(
+            ["taskset", "-c", ",".join(map(str, client_cores)), *client.command(task)],
+            cwd=harness.ROOT, stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        most = 0.0
+        while process.poll() is None:
+            most = max(most, memory_of(family(process.pid))[0])
+            time.sleep(EVERY)
+        if process.returncode != 0:
+            said = Path(output.name).read_text(errors="replace")[-2000:]
+            raise RuntimeError(f"{client.name} ended with {process.returncode}:\n{said}")
+    return most
 
 
 def growth(requests: int) -> bool:

@@ -39,7 +39,7 @@ enum { READ_BYTES = 1 << 18, OUT_BYTES = 1 << 26, MOST_TOKENS = 1000000, BATCH =
 
 typedef struct { /* one request in the log; bench/truth.py names the same fields */
     uint64_t arrival, received, ended; /* ended: after the last write, 0 when cut short */
-    int64_t nonce;                     /* "seed" of the request, -1 when absent */
+    int64_t nonce;                     /* the number after --nonce's text, -1 when absent */
     uint64_t first_write;              /* index of its first instant in the array of writes */
     uint32_t tokens, written, per_write, connection, dialect, stamped;
 } Entry;
@@ -58,8 +58,8 @@ static struct {
     double jitter;
     uint64_t ttft, gap, seed;
     uint32_t port, per_write, tokens, early_head, per_event, no_stamps, close;
-    const char *log, *model;
-} opt = {.per_write = 1, .model = "truth"};
+    const char *log, *model, *nonce;
+} opt = {.per_write = 1, .model = "truth", .nonce = "\"seed\""};
 
 static Entry *entries;
 static uint64_t *writes, n_entries, n_writes, tokens_written, in_flight;
@@ -281,7 +281,7 @@ static void begin(Conn *c, int d, const char *body, size_t n, const uint64_t at[
         return;
     }
     Entry *e = &entries[c->entry = (int64_t)n_entries++];
-    *e = (Entry){.arrival = at[0], .received = at[1], .nonce = number_after(body, n, "\"seed\""),
+    *e = (Entry){.arrival = at[0], .received = at[1], .nonce = number_after(body, n, opt.nonce),
                  .first_write = n_writes, .tokens = (uint32_t)tokens, .per_write = opt.per_write,
                  .connection = c->number, .dialect = (uint32_t)d, .stamped = (uint32_t)stamped};
     n_writes += (e->tokens + opt.per_write - 1) / opt.per_write;
@@ -401,7 +401,8 @@ static void options(int argc, char **argv) {
         {"port", 1, 0, 'p'}, {"log", 1, 0, 'l'}, {"ttft", 1, 0, 't'}, {"gap", 1, 0, 'g'},
         {"jitter", 1, 0, 'j'}, {"seed", 1, 0, 's'}, {"per-write", 1, 0, 'w'},
         {"tokens", 1, 0, 'n'}, {"model", 1, 0, 'm'}, {"early-head", 0, 0, 'e'},
-        {"chunk-per-event", 0, 0, 'c'}, {"no-stamps", 0, 0, 'k'}, {"close", 0, 0, 'x'}, {0}};
+        {"nonce", 1, 0, 'i'}, {"chunk-per-event", 0, 0, 'c'}, {"no-stamps", 0, 0, 'k'},
+        {"close", 0, 0, 'x'}, {0}};
     for (int o; (o = getopt_long(argc, argv, "", known, NULL)) != -1;) switch (o) {
         case 'p': opt.port = (uint32_t)atoi(optarg); break;
         case 'l': opt.log = optarg; break;
@@ -412,6 +413,7 @@ static void options(int argc, char **argv) {
         case 'w': opt.per_write = (uint32_t)atoi(optarg); break;
         case 'n': opt.tokens = (uint32_t)atoi(optarg); break;
         case 'm': opt.model = optarg; break;
+        case 'i': opt.nonce = optarg; break;
         case 'e': opt.early_head = 1; break;
         case 'c': opt.per_event = 1; break;
         case 'k': opt.no_stamps = 1; break;

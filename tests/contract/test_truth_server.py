@@ -159,6 +159,13 @@ def test_the_log_and_a_client_see_the_same_order(dialect):
         assert (times >= request["arrival"] + 3_000_000 + 1_000_000 * np.arange(7)).all()
 
 
+def test_a_request_may_be_numbered_in_its_prompt():
+    numbered = [asked("completions", prompt=f"prompt number {n} a", seed=9) for n in (12, 7)]
+    _, truth = converse([*numbered, asked("chat")], nonce="prompt number")
+
+    assert truth.requests["nonce"].tolist() == [12, 7, -1]
+
+
 def test_a_write_carries_its_tokens_and_one_instant():
     [(_, chunks)], truth = converse([asked("completions", max_tokens=10)], per_write=4, gap=1)
 
