@@ -168,8 +168,8 @@ class Conduct:
             if self.interrupted is None:
                 raise
         finally:
+            self.progress.stage = None  # what the last lines meet ends the run, not the stage
             self._write()
-            self.progress.stage = None
         tally = await asyncio.to_thread(self._tally, stage, begun)
         done = stage_of(stage, tally, self.manifest.epoch_unix)
         self._writer.append_stage(done)
