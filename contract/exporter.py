@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import accumulate
+from socketserver import TCPServer
 from typing import Any
 
 from prometheus_client import (
@@ -131,7 +132,7 @@ class MetricsServer:
         self._registry = registry
         self._answers = {"/-/healthy": healthy, "/-/ready": ready}
         try:
-            self._server = ThreadingHTTPServer((address, port), _handler(self))
+            self._server = _Listening((address, port), _handler(self))
         except (OSError, OverflowError) as error:
             raise ConfigError(
                 f"{flag}: cannot listen on {address}:{port} ({getattr(error, 'strerror', error)}); "
@@ -158,6 +159,12 @@ class MetricsServer:
             good, text = self._answers[path]()
             return (200 if good else 503), "text/plain; charset=utf-8", f"{text}\n".encode()
         return 404, "text/plain; charset=utf-8", b"try /metrics, /-/healthy or /-/ready\n"
+
+
+class _Listening(ThreadingHTTPServer):
+    """Without the look-up of its own name, which may take seconds and is of no use here."""
+
+    server_bind = TCPServer.server_bind
 
 
 def _handler(server: MetricsServer) -> type[BaseHTTPRequestHandler]:

@@ -24,7 +24,6 @@ from loadgen.backends.base import Backend, Target
 from loadgen.config import RunConfig
 from loadgen.engine import Source, StagePlan, StageRun
 from loadgen.facts import manifest_of
-from loadgen.files.close import close_files
 from loadgen.goodput import parse_goodput
 from loadgen.observe import Observer
 from loadgen.replies import Replies
@@ -249,6 +248,8 @@ class Conduct:
 
     async def _close_files(self) -> None:
         """Columns, slices and flat tables, while /metrics still answers; none is worth the run."""
+        from loadgen.files.close import close_files  # nothing a sender has a use for
+
         if self.path is None:
             return
         try:

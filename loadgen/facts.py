@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import secrets
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -77,9 +78,12 @@ def host() -> dict[str, Any]:
 
 def gpus() -> list[dict[str, Any]]:
     """Name and memory of every NVIDIA GPU the driver shows; [] without driver or binding."""
+    import ctypes
+
     try:
+        ctypes.CDLL("libnvidia-ml.so.1")  # a look that costs nothing; the binding itself is large
         import pynvml
-    except ImportError:
+    except (ImportError, OSError):
         return []
     try:
         pynvml.nvmlInit()
@@ -102,13 +106,11 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of ourselves, the interpreter and the libraries a figure may depend on."""
-    from importlib.metadata import PackageNotFoundError, version
-
+    """Versions of ourselves, the interpreter and the loaded libraries a figure may depend on."""
     found = {"loadstone": VERSION, "python": platform.python_version()}
     for name in ("aiohttp", "uvloop", "torch", "transformers"):
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
+        if name in sys.modules:
+            found[name] = str(sys.modules[name].__version__)
     return found
 
 

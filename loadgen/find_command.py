@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from contract.commandline import Parser, integer, number
 from contract.errors import ConfigError, SloError
-from loadgen import door, find_report, flags, run_command
+from loadgen import door, flags, run_command
 
 if TYPE_CHECKING:
     from loadgen.conduct import Conduct
@@ -99,6 +99,7 @@ def command(arguments: argparse.Namespace) -> int:
     grid = grid_of(arguments)
     config = resolve(arguments, grid)
     door.files_there(config)
+    from loadgen import find_report
     from loadgen.backends import BACKENDS
     from loadgen.conduct import Conduct
     from loadgen.console import said
@@ -134,6 +135,7 @@ def command(arguments: argparse.Namespace) -> int:
 def _write(search: Search, conduct: Conduct, *, as_json: bool) -> None:
     """The table or the document to stdout, and the document beside the run's own files."""
     from contract.rundir import replace_json
+    from loadgen import find_report
 
     assert conduct.path is not None
     standing, asked, grid, rules = search.standing, search.asked, search.grid, search.rules

@@ -9,6 +9,7 @@ believed, and the stream has to be decoded.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from itertools import accumulate
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from loadgen.stopwatch import PerMark
 EVENTS = 8  # parsed at either end
 SOUGHT = 9  # bytes at the end of an event: more are slower to find, fewer are too
 _FRAMING = b"0123456789abcdefABCDEF\r\n"  # of chunk sizes and their ends
+_EVENT = re.compile(rb"[0-9a-fA-F\r\n]{0,64}?data: ?([^\r\n]*)\n\n")
 
 
 class Count(NamedTuple):
@@ -108,11 +110,5 @@ def _ends(whole: bytes, tail: bytes, start: int, stop: int) -> list[int]:
 
 def _event(whole: bytes, at: int) -> tuple[bytes, int] | None:
     """The event that follows at once, if it is one line of data, and its end."""
-    start = at
-    if not whole.startswith(b"data:", at):
-        start = whole.find(b"data:", at, at + 64)
-        if start < 0 or whole[at:start].strip(_FRAMING):
-            return None
-    stop = whole.find(b"\n\n", start)
-    data = whole[start + 5 : stop].removeprefix(b" ")
-    return None if stop < 0 or b"\r" in data or b"\n" in data else (data, stop + 2)
+    found = _EVENT.match(whole, at)
+    return None if found is None else (found[1], found.end())
