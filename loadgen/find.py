@@ -134,6 +134,19 @@ def standing(history: Sequence[Observation], grid: Grid, rules: Rules) -> Standi
     return Standing(tuple(judged.values()), place if high - low > 1 else None)
 
 
+def doubling(grid: Grid) -> list[int]:
+    """The places driven as long as every level meets the objective."""
+    places = [grid.start]
+    while places[-1] < grid.last:
+        places.append(min(2 * places[-1], grid.last))
+    return places
+
+
+def most_levels(grid: Grid) -> int:
+    """A bound on the levels a search drives: doubling, and halving what lies between."""
+    return len(doubling(grid)) + math.ceil(math.log2(grid.last)) if grid.last > 1 else 1
+
+
 def judge(place: int, seen: Sequence[Observation], rules: Rules) -> Judged:
     """What the stages of one level say together."""
     kept = _without_cold(seen, rules)

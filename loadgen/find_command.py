@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from contract.commandline import Parser, integer, number
 from contract.errors import ConfigError, SloError
-from loadgen import door, flags, run_command
+from loadgen import conduct_flags, door, flags, run_command
 
 if TYPE_CHECKING:
     from loadgen.conduct import Conduct
@@ -55,6 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
     flags.add_prompt_flags(parser)
     flags.add_window_flags(parser)
     flags.add_output_flags(parser)
+    conduct_flags.add_dry_run_flag(parser)
 
 
 def grid_of(arguments: argparse.Namespace) -> Grid:
@@ -100,9 +101,6 @@ def command(arguments: argparse.Namespace) -> int:
     config = resolve(arguments, grid)
     door.files_there(config)
     from loadgen import find_report
-    from loadgen.backends import BACKENDS
-    from loadgen.conduct import Conduct
-    from loadgen.console import said
     from loadgen.find import Rules
     from loadgen.find_course import Search
     from loadgen.goodput import parse_goodput
@@ -111,7 +109,21 @@ def command(arguments: argparse.Namespace) -> int:
     asked = find_report.Asked(
         parse_goodput(config.goodput), arguments.attainment, UNITS[arguments.by]
     )
-    search = Search(config, asked, grid, Rules(arguments.attainment, arguments.looks))
+    rules = Rules(arguments.attainment, arguments.looks)
+    if arguments.dry_run:
+        from loadgen.dry_run import show
+
+        search_ahead = find_report.ahead(asked, grid, rules)
+        return show(config, as_json=arguments.json, search=search_ahead)
+    return _search(config, Search(config, asked, grid, rules), as_json=arguments.json)
+
+
+def _search(config: RunConfig, search: Search, *, as_json: bool) -> int:
+    from loadgen import find_report
+    from loadgen.backends import BACKENDS
+    from loadgen.conduct import Conduct
+    from loadgen.console import said
+
     backend = BACKENDS[config.backend.kind].build(config)
     conduct = Conduct(config, backend, said, course=search)
 
@@ -123,12 +135,14 @@ def command(arguments: argparse.Namespace) -> int:
         run_command.drive(conduct)
     finally:
         if conduct.path is not None:
-            _write(search, conduct, as_json=arguments.json)
+            _write(search, conduct, as_json=as_json)
             said(f"run directory: {conduct.path}")
     if conduct.interrupted is not None:
         return 128 + conduct.interrupted
     if search.standing.best is None:
-        raise SloError(find_report.nothing(search.standing, asked, grid, search.relaxed))
+        raise SloError(
+            find_report.nothing(search.standing, search.asked, search.grid, search.relaxed)
+        )
     return 0
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from contract.text_table import render
-from loadgen.find import Grid, Judged, Rules, Standing
+from loadgen.find import Grid, Judged, Rules, Standing, doubling, most_levels
 from loadgen.goodput import Objectives
 
 HEADER = ["level", "stages", "met/total", "attained", "interval", "decision", "by"]
@@ -24,6 +24,19 @@ class Asked:
 
     def __str__(self) -> str:
         return f"{self.objectives} for {self.target:.4g} of the requests"
+
+
+def ahead(asked: Asked, grid: Grid, rules: Rules) -> dict[str, Any]:
+    """A search before it begins, as plain numbers: the levels it drives while they meet the
+    objectives, and the most stages it may take."""
+    return {
+        "goodput": str(asked.objectives),
+        "attainment": asked.target,
+        "unit": asked.unit,
+        "levels": [grid.level(place) for place in doubling(grid)],
+        "step": grid.step,
+        "most_stages": most_levels(grid) * rules.repeats,
+    }
 
 
 def line(level: Judged, asked: Asked, grid: Grid) -> str:

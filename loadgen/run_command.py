@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from contract.commandline import Parser
 from contract.errors import ConfigError, nearest
-from loadgen import door, flags
+from loadgen import conduct_flags, door, flags
 
 if TYPE_CHECKING:
     from loadgen.conduct import Conduct
@@ -37,6 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
     flags.add_window_flags(parser)
     flags.add_stop_flags(parser)
     flags.add_output_flags(parser)
+    conduct_flags.add_dry_run_flag(parser)
 
 
 def resolve(arguments: argparse.Namespace) -> RunConfig:
@@ -105,6 +106,10 @@ def command(arguments: argparse.Namespace) -> int:
     """Run, print, and say how it ended: 0, or 128 + the signal."""
     config = resolve(arguments)
     door.files_there(config)
+    if arguments.dry_run:
+        from loadgen.dry_run import show
+
+        return show(config, as_json=arguments.json)
     from loadgen.backends import BACKENDS
     from loadgen.conduct import Conduct
     from loadgen.console import said

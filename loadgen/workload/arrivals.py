@@ -58,6 +58,11 @@ class RateStage:
         """Expected number of arrivals, the integral of the rate; infinite without an end."""
         return self.seconds * (self.rate + self.last) / 2
 
+    def expected_by(self, seconds: float) -> float:
+        """Expected number of arrivals within the first `seconds` of it."""
+        until = min(seconds, self.seconds)
+        return until * (self.rate + (self.last - self.rate) * until / (2 * self.seconds))
+
     def instant_of(self, arrivals: float) -> float:
         """Seconds into the stage after which `arrivals` are expected to have come.
 
@@ -103,6 +108,23 @@ class Arrivals:
     def expected(self) -> float:
         """Expected number of requests; exact to less than one for pattern constant."""
         return math.fsum(stage.expected for stage in self.stages)
+
+    def expected_by(self, seconds: float) -> float:
+        """Expected number of requests within the first `seconds`."""
+        began = expected = 0.0
+        for stage in self.stages:
+            expected += stage.expected_by(max(0.0, seconds - began))
+            began += stage.seconds
+        return expected
+
+    def seconds_for(self, requests: float) -> float:
+        """Seconds after which so many are expected; all of them where there are not so many."""
+        began = 0.0
+        for stage in self.stages:
+            if stage.expected >= requests:
+                return began + stage.instant_of(requests)
+            began, requests = began + stage.seconds, requests - stage.expected
+        return began
 
     def dues(self, seed: int) -> Iterator[float]:
         """Due instants, never decreasing, in [0, seconds). The same seed, the same instants."""

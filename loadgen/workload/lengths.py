@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,8 +59,12 @@ class Lengths:
         """Expected tokens, to about 1e-3 of the spread: the midpoint rule over the draw."""
         if self.law in ("fixed", "uniform"):
             return (self.least + self.most) / 2
+        return self.mean_of(lambda tokens: tokens)
+
+    def mean_of(self, function: Callable[[int], float]) -> float:
+        """Expected value of a function of the tokens, by the midpoint rule."""
         parts = 2000
-        return math.fsum(self._at((i + 0.5) / parts) for i in range(parts)) / parts
+        return math.fsum(function(self._at((i + 0.5) / parts)) for i in range(parts)) / parts
 
     def _at(self, u: float) -> int:
         if self.law in ("fixed", "uniform"):

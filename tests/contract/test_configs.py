@@ -1,7 +1,6 @@
 """Every shipped run configuration is valid, and each kind of mistake has its one line."""
 
 import re
-import signal
 from pathlib import Path
 
 import pytest
@@ -13,16 +12,6 @@ from loadgen.config import RunConfig
 RUNS = Path(__file__).parents[2] / "configs" / "runs"
 # A mistake each; the first line is the error it ends with, `…` standing for any text.
 BAD = Path(__file__).parents[1] / "golden" / "configs"
-
-
-@pytest.fixture
-def _own_signals():
-    """A command sets handlers of its own, which are not this process's business."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("file", sorted(RUNS.glob("*.yaml")), ids=lambda file: file.name)
