@@ -31,6 +31,7 @@ from loadgen.signals import handled
 from loadgen.stages import Course, Levels, stage_of
 from loadgen.summary import run_summary, stage_summary
 from loadgen.tally import Tally, tallies
+from loadgen.window import Windowed
 from loadgen.workload.build import source_of
 
 MOST_WARM = 512  # connections opened before a stage's clock starts
@@ -41,7 +42,7 @@ SAMPLING = 0.2  # seconds between readings of in-flight and loop lag for the vie
 class Progress:
     """What a watcher may want to know; the console redraws from it."""
 
-    stage: StageRun | None = None
+    stage: Windowed | None = None
     number: int = 0
     stages: int = 0  # 0: nobody knows yet
 
@@ -148,10 +149,10 @@ class Conduct:
         stage = StageRun(
             run=self.manifest.run,
             plan=plan,
-            backend=self.backend,
-            source=self._source,
             clock=self.clock,
             emit=self._emit,
+            backend=self.backend,
+            source=self._source,
             origin=self._epoch,
             opened=lambda start: self._observer.opened(plan.number, plan.key, start),
         )
@@ -178,7 +179,7 @@ class Conduct:
         if self.interrupted is None:
             self._course.ended(stage, done, tally)
 
-    def _tally(self, stage: StageRun, begun: int) -> Tally:
+    def _tally(self, stage: Windowed, begun: int) -> Tally:
         """A stage's records, read back from where it began. DataError when not all are there."""
         objectives = parse_goodput(self.config.goodput) if self.config.goodput else None
         tally = tallies(self._writer.records(begun), objectives)[stage.plan.number]

@@ -1,8 +1,7 @@
-"""One stage: a load driven against a backend, and the window in which it is measured.
+"""One stage: a load driven against a backend, and measured in its window (`loadgen.window`).
 
-The first completions are warm-up. The measured window [start, end) opens at the last of them
-and closes on time or on count; what is in flight then is the drain. A request belongs to the
-phase in which it ended. How requests come about is the load's affair (`loadgen.loops`).
+What is in flight when the window closes is the drain. How requests come about is the load's
+affair (`loadgen.loops`).
 
 A request is a `Flight`, from the instant it is due to its record, and calls back when it lands:
 a task for each would cost more than the request itself.
@@ -11,25 +10,20 @@ a task for each would cost more than the request itself.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from contract.records import Phase, RequestRecord, StageKey
+from contract.records import StageKey
 from loadgen.backends.base import Backend, Request
 from loadgen.stopwatch import Facts, Ids, Stopwatch, record
-from loadgen.tally import Counts
+from loadgen.ticker import wait_until
+from loadgen.window import Windowed
 
-Clock = Callable[[], float]
-# Called with every record as its request ends; what it raises ends the stage.
-Emit = Callable[[RequestRecord], None]
 # What a load does when a request of it has landed: its outcome, and the instant.
 Then = Callable[[str, float], None]
 
 LAG_INTERVAL = 0.010
-# So many completions, before an error share says anything.
-FEWEST_FOR_A_SHARE = 20
 
 
 class Source(Protocol):
@@ -129,39 +123,26 @@ class Flight:
 
 
 @dataclass(slots=True)
-class StageRun:
-    """A stage in progress: its window, its counters, and the order to stop.
+class StageRun(Windowed):
+    """A stage whose requests this process sends, from the instant `due` on, or at once.
 
-    `opened` fires when the window opens, with its start. `origin` is `time.monotonic()` at the
-    clock's zero, where the clock is that one.
+    `origin` is `time.monotonic()` at the clock's zero, where the clock is that one.
     """
 
-    run: str
-    plan: StagePlan
     backend: Backend
     source: Source
-    clock: Clock
-    emit: Emit
-    opened: Callable[[float], None] = lambda _start: None
     origin: float | None = None
-    counts: Counts = field(default_factory=Counts)
-    began: float = 0.0
-    start: float = math.inf
-    end: float = math.inf
-    drained: float = 0.0
-    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    due: float | None = None
     flights: set[Flight] = field(default_factory=set)
-    _failure: BaseException | None = None
-    _cut: bool = False
     _aborted: asyncio.Event = field(default_factory=asyncio.Event)
     _emptied: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def drive(self) -> None:
         """Run the stage to the end of its drain. Cancelling aborts what is in flight; each
         request leaves exactly one record either way."""
-        self.began = self.clock()
-        if self.plan.warmup == 0 and self.plan.warmup_seconds == 0:
-            self._open(self.began)
+        if self.due is not None:
+            await wait_until(self.due, self.clock, self.origin)
+        self.begin(self.clock() if self.due is None else self.due)
         lag = asyncio.create_task(self._watch_loop_lag())
         driving = asyncio.create_task(self.plan.load.drive(self))
         driving.add_done_callback(self._load_over)
@@ -201,30 +182,10 @@ class StageRun:
         """Requests due and not ended."""
         return len(self.flights)
 
-    @property
-    def over(self) -> bool:
-        """Whether no further request is wanted."""
-        return self.closing.is_set() or self.clock() >= self.end
-
-    @property
-    def complete(self) -> bool:
-        """Whether the window closed by itself: on time, on count, or with its schedule."""
-        return not self._cut and math.isfinite(self.end)
-
-    def stop(self) -> None:
-        """Close the window now; the stage stays incomplete."""
-        self._cut = self._cut or self.clock() < self.end
-        self._close(self.clock())
-
     def abort(self) -> None:
         """Close the window and cancel what is in flight."""
         self.stop()
         self._aborted.set()
-
-    def fail(self, error: BaseException) -> None:
-        """End the stage; `drive` raises the first such error."""
-        self._failure = self._failure or error
-        self.abort()
 
     def ended(
         self, watch: Stopwatch, facts: Facts, ids: Ids, now: float, request: Request | None = None
@@ -234,15 +195,10 @@ class StageRun:
         Without a `request` none was made.
         """
         asked = None if request is None else request.output_tokens
-        done = record(watch, facts, ids, self._phase(now), now, asked)
-        self.counts.add(done)
-        self.emit(done)
+        done = record(watch, facts, ids, self.phase(now), now, asked)
+        self.take(done)
         if request is not None and request.wants_text:
             self.source.answered(ids, request, facts)
-        if math.isinf(self.start):
-            self._perhaps_open(now)
-        elif done.phase == "measured":
-            self._perhaps_close(now)
 
     def landed_all(self) -> None:
         """Nothing is in flight just now."""
@@ -257,7 +213,7 @@ class StageRun:
     def _load_over(self, driving: asyncio.Task[None]) -> None:
         if not driving.cancelled() and (error := driving.exception()) is not None:
             self.fail(error)
-        self._close(self.clock())
+        self.close(self.clock())
 
     async def _drain(self) -> None:
         if self._failure is not None or not self.flights:
@@ -276,49 +232,13 @@ class StageRun:
                 self._failure = self._failure or error
         await asyncio.sleep(0)  # what was cancelled ends in the loop's next turn
 
-    def _perhaps_open(self, ended: float) -> None:
-        warm = ended - self.began >= self.plan.warmup_seconds
-        if self.counts.sent >= self.plan.warmup and warm:
-            self._open(ended)
-
-    def _perhaps_close(self, ended: float) -> None:
-        measured = self.counts.measured
-        if measured == self.plan.requests:
-            self._close(math.nextafter(ended, math.inf))
-        most = self.plan.most_errors
-        failed = measured - self.counts.outcomes["ok"]
-        if most is not None and measured >= FEWEST_FOR_A_SHARE and failed > most * measured:
-            self.stop()
-
-    def _phase(self, ended: float) -> Phase:
-        if ended >= self.end:
-            return "drain"
-        return "warmup" if math.isinf(self.start) else "measured"
-
-    def _open(self, start: float) -> None:
-        if self.counts.sent and self.counts.ok == 0:
-            self.stop()  # the whole warm-up failed: measuring would only hammer the target
-            return
-        self.start = start
-        self.opened(start)
-        if self.plan.seconds is not None:
-            self.end = start + self.plan.seconds
-            asyncio.get_running_loop().call_later(self.plan.seconds, self.closing.set)
-
-    def _close(self, end: float) -> None:
-        if not self.closing.is_set():
-            self.start = min(self.start, end)
-            self.end = min(self.end, end)
-            self.closing.set()
-
     async def _watch_loop_lag(self) -> None:
-        """How late this loop wakes a timer, while the window is open."""
+        """How late this loop wakes a timer."""
         while True:
             due = self.clock() + LAG_INTERVAL
             await asyncio.sleep(LAG_INTERVAL)
             now = self.clock()
-            if self.start <= now < self.end:
-                self.counts.loop_lags.coarse(max(0.0, now - due))
+            self.lagged(now, max(0.0, now - due))
 
 
 def _nothing() -> None:

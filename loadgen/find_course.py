@@ -12,12 +12,13 @@ from contract.errors import TargetError
 from contract.records import Stage, StageKey
 from contract.steady import quantile
 from loadgen.config import RunConfig
-from loadgen.engine import StagePlan, StageRun
+from loadgen.engine import StagePlan
 from loadgen.find import Grid, Observation, Rules, Standing, design_effect, standing
 from loadgen.find_report import Asked, line
 from loadgen.goodput import Objectives
 from loadgen.stages import gone, no_success, plans, went_away
 from loadgen.tally import Tally
+from loadgen.window import Windowed
 from loadgen.workload.draws import key
 
 
@@ -56,7 +57,7 @@ class Search:
                 return
             yield self._plan(number, place, backend, model)
 
-    def ended(self, stage: StageRun, done: Stage, tally: Tally) -> None:
+    def ended(self, stage: Windowed, done: Stage, tally: Tally) -> None:
         """Take what a stage showed. TargetError when the target is not there, or went away.
 
         A server that answers nobody because there are too many may still be there: that is a

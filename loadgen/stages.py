@@ -10,10 +10,11 @@ from contract.errors import TargetError
 from contract.records import Stage, StageKey, Verdict
 from contract.steady import mser5
 from loadgen.config import RunConfig
-from loadgen.engine import StagePlan, StageRun
+from loadgen.engine import StagePlan
 from loadgen.saturation import saturation_verdict
 from loadgen.tally import Tally
 from loadgen.verdicts import verdicts
+from loadgen.window import Windowed
 from loadgen.workload.build import levels
 from loadgen.workload.lengths import parse_lengths
 
@@ -32,7 +33,7 @@ class Course(Protocol):
         """The stages in order; the next one is asked for once the last has ended."""
         ...
 
-    def ended(self, stage: StageRun, done: Stage, tally: Tally, /) -> None:
+    def ended(self, stage: Windowed, done: Stage, tally: Tally, /) -> None:
         """A stage is over, written and tallied. TargetError ends the run."""
         ...
 
@@ -49,7 +50,7 @@ class Levels:
     def plans(self, backend: str, model: str) -> Iterator[StagePlan]:
         return plans(self.config, backend, model)
 
-    def ended(self, stage: StageRun, done: Stage, tally: Tally) -> None:
+    def ended(self, stage: Windowed, done: Stage, tally: Tally) -> None:
         """A stage without a single success ends the run, and so does one whose end nobody
         answered any more: the target is not there."""
         if stage.counts.ok == 0:
@@ -94,7 +95,7 @@ def keys(config: RunConfig, backend: str, model: str) -> list[StageKey]:
     ]
 
 
-def stage_of(stage: StageRun, tally: Tally, epoch_unix: float) -> Stage:
+def stage_of(stage: Windowed, tally: Tally, epoch_unix: float) -> Stage:
     """The line of `stages.jsonl` for a stage that is over and its records' tally."""
     start, end = stage.start, stage.end
     latencies = tally.latencies
@@ -117,7 +118,7 @@ def stage_of(stage: StageRun, tally: Tally, epoch_unix: float) -> Stage:
     )
 
 
-def no_success(stage: StageRun) -> str:
+def no_success(stage: Windowed) -> str:
     """The line for a stage in which nothing succeeded."""
     reasons = stage.counts.reasons.most_common(1)
     why = f", most often {reasons[0][0]} ({reasons[0][1]} times)" if reasons else ""
@@ -148,7 +149,7 @@ def went_away(done: Stage, tally: Tally) -> str:
     )
 
 
-def _verdicts(stage: StageRun, tally: Tally) -> list[Verdict]:
+def _verdicts(stage: Windowed, tally: Tally) -> list[Verdict]:
     """The doubts about a stage; an open loop may have been saturated."""
     start, end = stage.start, stage.end
     lags = stage.counts.loop_lags

@@ -72,7 +72,7 @@ def test_records_are_ordered_and_sent_equals_the_sum_of_outcomes(
         plan = StagePlan(1, key, load, warmup, **stop, timeout=9, grace=grace)
         clock = asyncio.get_running_loop().time
         stage = StageRun(
-            "r", plan, backend, PromptSource(0, fixed(8), fixed(1)), clock, records.append
+            "r", plan, clock, records.append, backend, PromptSource(0, fixed(8), fixed(1))
         )
         await stage.drive()
         return stage, backend, records

@@ -75,7 +75,7 @@ def stage_of(agents, *, load=None, warmup=None, slots=1, service=0.1, outcome="o
         warm = agents if warmup is None else warmup
         asked = plan_of(load or Closed(agents), agents, warm, **plan)
         stage = StageRun(
-            "r", asked, backend, PromptSource(0, fixed(8), fixed(1)), loop.time, records.append
+            "r", asked, loop.time, records.append, backend, PromptSource(0, fixed(8), fixed(1))
         )
         driving = asyncio.ensure_future(stage.drive())
         if during is not None:
@@ -187,7 +187,7 @@ def test_a_disk_that_takes_no_more_ends_the_stage_at_once(jump):
             written.append(record)
 
         plan = plan_of(Closed(4), 4, 4, seconds=60.0)
-        stage = StageRun("r", plan, backend, PromptSource(0, fixed(8), fixed(1)), loop.time, emit)
+        stage = StageRun("r", plan, loop.time, emit, backend, PromptSource(0, fixed(8), fixed(1)))
         with pytest.raises(DataError, match="disk full"):
             await stage.drive()
         return stage, backend, written
@@ -203,7 +203,7 @@ def test_a_source_hears_of_an_answer_before_its_agent_asks_again(jump):
         source, records = Chatty(), []
         plan = plan_of(Closed(1), 1, 0, requests=3)
         clock = asyncio.get_running_loop().time
-        await StageRun("r", plan, Slots(), source, clock, records.append).drive()
+        await StageRun("r", plan, clock, records.append, Slots(), source).drive()
         return source.log, records
 
     log, records = jump(run())
@@ -222,7 +222,7 @@ def test_what_was_cut_off_is_answered_as_cancelled(jump):
         source = Chatty()
         plan = plan_of(Closed(2), 2, 0, seconds=0.5, grace=0.2)
         clock = asyncio.get_running_loop().time
-        await StageRun("r", plan, Slots(seconds=5), source, clock, lambda _record: None).drive()
+        await StageRun("r", plan, clock, lambda _record: None, Slots(seconds=5), source).drive()
         return source.log
 
     assert sorted(entry[:3] for entry in jump(run())) == [
@@ -235,7 +235,7 @@ def test_an_open_loop_asks_a_source_that_listens_when_a_request_is_due(jump):
         source = Chatty()
         plan = plan_of(Open([0.0, 0.5, 1.0]), 0, 0)
         clock = asyncio.get_running_loop().time
-        await StageRun("r", plan, Slots(), source, clock, lambda _record: None).drive()
+        await StageRun("r", plan, clock, lambda _record: None, Slots(), source).drive()
         return source.log
 
     assert [entry[0] for entry in jump(run())] == ["asked", "answered"] * 3

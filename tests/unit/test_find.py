@@ -152,7 +152,7 @@ async def searched(search, backend):
     clock = asyncio.get_running_loop().time
     for plan in search.plans("queue", "m"):
         source, records = PromptSource(0, fixed(8), fixed(1)), []
-        stage = StageRun("r", plan, backend, source, clock, records.append)
+        stage = StageRun("r", plan, clock, records.append, backend, source)
         await stage.drive()
         tally = tallies(records, search.asked.objectives)[plan.number]
         search.ended(stage, stage_of(stage, tally, 0.0), tally)
