@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,7 +19,9 @@ from loadgen.backends import BACKENDS
 from loadgen.backends.base import Backend, Request, Target, performed
 from loadgen.backends.surveyed import Surveyed
 from loadgen.config import RunConfig
+from loadgen.readiness import wait_ready
 from loadgen.stopwatch import Facts, Stopwatch
+from loadgen.wire import ServerBackend
 from loadgen.workload.lengths import fixed
 from loadgen.workload.prompts import LEAST_TOKENS, PromptSource
 
@@ -82,6 +85,8 @@ def _with_the_cache_at_work(config: RunConfig) -> RunConfig:
 async def _probe(config: RunConfig) -> Probe:
     backend = BACKENDS[config.backend.kind].build(config)
     try:
+        if isinstance(backend, ServerBackend) and config.wait_ready:
+            await wait_ready(backend, config.wait_ready, _said)
         target = await backend.open()
         salt = time.time_ns() % 2**32
         short = await _ask(backend, _request(backend, config, SHORT_TOKENS, salt), config.timeout)
@@ -96,6 +101,10 @@ async def _probe(config: RunConfig) -> Probe:
         return Probe(target, short, (twice[0], twice[1]))
     finally:
         await backend.close()
+
+
+def _said(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 async def _ask(backend: Backend, request: Request, timeout: float) -> Facts:

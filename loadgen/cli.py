@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from contract.commandline import VERSION, Parser, run
-from loadgen import export_command, find_command, flags, run_command, serve_command
+from loadgen import conduct_flags, export_command, find_command, flags, run_command, serve_command
 
 
 def build_parser() -> Parser:
@@ -31,6 +31,7 @@ def _add_check(subparsers: argparse._SubParsersAction[Parser]) -> None:
     check = subparsers.add_parser("check", help="is the server there, and what does it serve")
     check.set_defaults(command=check_command)
     flags.add_target_flags(check)
+    conduct_flags.add_wait_flag(check)
     check.add_argument("--json", action="store_true")
 
 

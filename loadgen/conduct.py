@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from contract.commandline import Interrupted
 from contract.errors import BackendError, DataError, TargetError
 from contract.exporter import Instruments, MetricsServer
 from contract.records import Manifest, RequestRecord, RunStatus
@@ -69,6 +70,7 @@ class Conduct:
     _writer: RunWriter = field(init=False)
     _observer: Observer = field(init=False)
     _server: MetricsServer = field(init=False)
+    _reaching: asyncio.Task[Target] = field(init=False)
     _epoch: float = field(init=False, default=0.0)
     _ended: list[RequestRecord] = field(init=False, default_factory=list)
 
@@ -82,15 +84,40 @@ class Conduct:
         port = self.config.metrics_port
         self._server = MetricsServer(instruments.registry, self.config.metrics_address, port)
         try:
-            target = await self.backend.open()
-            self._begin(target, instruments)
             with handled(self._interrupt):
+                target = await self._reached()
+                self._begin(target, instruments)
                 await self._stages(target)
         finally:
             await self.backend.close()
             self._server.close()
         assert self.path is not None
         return self.path
+
+    async def _reached(self) -> Target:
+        """The target, open. A signal meanwhile ends it as if nothing had been: Interrupted."""
+        self._reaching = asyncio.create_task(self._reach())
+        target = None
+        try:
+            target = await self._reaching
+        except asyncio.CancelledError:
+            if self.interrupted is None:
+                raise
+        if target is None or self.interrupted is not None:
+            raise Interrupted(128 + (self.interrupted or 0))
+        return target
+
+    async def _reach(self) -> Target:
+        if self.config.wait_ready:
+            from loadgen.readiness import wait_ready
+            from loadgen.wire import ServerBackend
+
+            assert isinstance(self.backend, ServerBackend)
+            await wait_ready(self.backend, self.config.wait_ready, self._say)
+        return await self.backend.open()
+
+    def _say(self, line: str) -> None:
+        self.said(line)  # which changes once a terminal is watched
 
     @property
     def manifest(self) -> Manifest:
@@ -216,8 +243,13 @@ class Conduct:
             self.progress.stage.fail(error)
 
     def _interrupt(self, number: int) -> None:
-        """First signal: close the window and drain. Second: abort what is in flight."""
+        """First signal: close the window and drain. Second: abort what is in flight. Before
+        there is a run: give up at once."""
         stage = self.progress.stage
+        if self.path is None:
+            self.interrupted = number
+            self._reaching.cancel()
+            return
         if self.interrupted is None:
             self.interrupted = number
             self.said("stopping: draining what is in flight, again to abort it")

@@ -4,6 +4,16 @@ from __future__ import annotations
 
 import argparse
 
+from contract.commandline import number
+
+
+def add_wait_flag(parser: argparse.ArgumentParser) -> None:
+    """Patience with a server that starts."""
+    parser.add_argument(
+        "--wait-ready", type=number(at_least=0, at_most=86_400), metavar="S",
+        help="servers: wait up to S seconds until the server takes requests (default 0)",
+    )  # fmt: skip
+
 
 def add_dry_run_flag(parser: argparse.ArgumentParser) -> None:
     """Look before you leap."""

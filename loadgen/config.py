@@ -107,6 +107,11 @@ class RunConfig(PromptSettings, LoadSettings):
         """Whether replies are wanted whole, however long."""
         return self.save_text or parse_lengths(self.turns).most > 1
 
+    @property
+    def wait_ready(self) -> float:
+        """Seconds to wait for the server; a model in this process is there."""
+        return 0.0 if isinstance(self.backend, HfSettings) else self.backend.wait_ready
+
     def sha256(self) -> str:
         """Hash of the resolved configuration, as it stands in the manifest."""
         document = json.dumps(self.model_dump(mode="json"), sort_keys=True)

@@ -27,6 +27,7 @@ ONLY_FOR = {
     "client": SERVERS,
     "stamps": SERVERS,
     "headers": SERVERS,
+    "wait_ready": SERVERS,
     "endpoint": ("openai", "vllm", "ollama", "llama-server"),
     "device": ("hf",),
     "threads": ("hf",),

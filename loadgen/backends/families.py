@@ -54,7 +54,7 @@ class Family:
 def ollama(num_ctx: int | None = None) -> Family:
     """Ollama; `num_ctx` is the context asked for, None leaves it to the server."""
     return Family(
-        survey=Survey("/api/tags", ollama_models, "/api/version"),
+        survey=Survey("/api/tags", ollama_models, "/api/version", ready_path="/"),
         pages=lambda model: (Page("/api/show", {"model": model}), Page("/api/ps")),
         describe=lambda target, documents: _describe_ollama(target, documents, num_ctx),
         presence=Page("/api/ps"),
@@ -68,7 +68,7 @@ def ollama(num_ctx: int | None = None) -> Family:
 def tgi() -> Family:
     """Text Generation Inference: `/info` says everything."""
     return Family(
-        survey=Survey("/info", tgi_model, "/info"),
+        survey=Survey("/info", tgi_model, "/info", ready_path="/health"),
         pages=lambda _model: (Page("/info"),),
         describe=_describe_tgi,
     )
@@ -77,7 +77,11 @@ def tgi() -> Family:
 def llama_server() -> Family:
     """llama.cpp's llama-server: `/props` says context, slots, and whether it sleeps."""
     return Family(
-        survey=Survey(version_path="/props", version=lambda page: text(_props(page, "build_info"))),
+        survey=Survey(
+            version_path="/props",
+            version=lambda page: text(_props(page, "build_info")),
+            ready_path="/health",
+        ),
         pages=lambda _model: (Page("/props"),),
         describe=_describe_llama_server,
         presence=Page("/props"),
@@ -87,7 +91,9 @@ def llama_server() -> Family:
 
 def vllm() -> Family:
     """vLLM: its list of models says nearly everything; `/is_sleeping` exists in dev mode only."""
-    return Family(presence=Page("/is_sleeping"), present=_awake)
+    return Family(
+        survey=Survey(ready_path="/health"), presence=Page("/is_sleeping"), present=_awake
+    )
 
 
 def ollama_models(document: Any) -> list[ModelFacts]:

@@ -40,12 +40,16 @@ def version_field(document: Any) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Where a server family lists its models and tells its version, and how to read both."""
+    """Where a server family lists its models and tells its version, and how to read both.
+
+    `ready_path` is the page that answers once requests are taken; None: the list of models.
+    """
 
     models_path: str = "/v1/models"
     models: Callable[[Any], list[ModelFacts]] = openai_models
     version_path: str | None = "/version"
     version: Callable[[Any], str | None] = version_field
+    ready_path: str | None = None
 
 
 def only_model(names: Sequence[str], where: str) -> str:

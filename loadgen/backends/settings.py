@@ -45,6 +45,7 @@ class WireSettings(StrictModel):
     """
 
     base_url: str | None = None
+    wait_ready: Annotated[float, Field(ge=0, le=86_400)] = 0.0  # seconds
     client: Literal["wire", "aiohttp"] = "wire"
     stamps: Literal["kernel", "user"] = "kernel"
     headers: dict[str, str] = Field(default_factory=dict)

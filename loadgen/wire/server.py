@@ -158,6 +158,11 @@ class ServerBackend:
         """Who stamped the reads so far."""
         return self._client.stamps if self._client is not None else StampStats()
 
+    @property
+    def ready_path(self) -> str:
+        """The page that answers once the server takes requests."""
+        return self._survey.ready_path or self._survey.models_path
+
     async def close(self) -> None:
         """Close every connection."""
         client, self._client = self._client, None

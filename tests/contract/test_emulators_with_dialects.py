@@ -13,6 +13,7 @@ from loadgen.config import RunConfig
 from loadgen.fakes.emulator import PROTOCOLS, Served, emulator
 from loadgen.fakes.script import Script
 from loadgen.fakes.steps import StepModel
+from loadgen.readiness import wait_ready
 from loadgen.stopwatch import Ids, Stopwatch, record
 from loadgen.workload.conversation_source import ConversationSource
 from loadgen.workload.conversations import Conversations, SharedPrefix
@@ -203,3 +204,16 @@ async def test_what_the_preflight_finds(protocol):
 
     assert target.model in ("tiny", "tiny:latest")
     assert target.context_length == 512
+
+
+@every_protocol
+async def test_a_server_that_listens_is_ready(protocol):
+    said = []
+    async with emulator(protocol, FAST, Served()) as server:
+        config = RunConfig.model_validate({"backend": {"kind": protocol, "base_url": server.url}})
+        backend = BACKENDS[protocol].build(config)
+        await wait_ready(backend, 5, said.append)
+        assert (await backend.open()).model
+        await backend.close()
+
+    assert said == []
