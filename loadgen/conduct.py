@@ -27,6 +27,7 @@ from loadgen.engine import Source, StagePlan, StageRun
 from loadgen.facts import manifest_of
 from loadgen.goodput import parse_goodput
 from loadgen.observe import Observer
+from loadgen.quiet import quiet, settle
 from loadgen.replies import Replies
 from loadgen.signals import handled
 from loadgen.stages import Course, Levels, stage_of
@@ -84,7 +85,7 @@ class Conduct:
         port = self.config.metrics_port
         self._server = MetricsServer(instruments.registry, self.config.metrics_address, port)
         try:
-            with handled(self._interrupt):
+            with handled(self._interrupt), quiet():
                 target = await self._reached()
                 self._begin(target, instruments)
                 await self._stages(target)
@@ -129,9 +130,9 @@ class Conduct:
         return round(time.monotonic() - self._epoch, 9)
 
     def _begin(self, target: Target, instruments: Instruments) -> None:
-        self._epoch = time.monotonic()
+        self._epoch, epoch_unix = time.monotonic(), time.time()
         planned = self._course.planned(self.backend.name, target.model)
-        manifest = manifest_of(self.config, self.backend.name, target, planned, time.time())
+        manifest = manifest_of(self.config, self.backend.name, target, planned, epoch_unix)
         salt = zlib.crc32(manifest.run.encode())
         self._source = source_of(self.config, salt, self.backend.tokenizer())
         self._writer = RunWriter(Path(self.config.output_dir), manifest)
@@ -187,6 +188,9 @@ class Conduct:
         self.said(f"stage {self.progress.place}: {plan.key.level}")
         with suppress(BackendError):  # if nothing answers, the requests will say so
             await self.backend.warm(min(MOST_WARM, max(1, plan.key.agents)))
+        if not self._source.listens:
+            stage.prepare(0, 0)  # what the first request alone has to build is there from now on
+        settle()
         begun = self._writer.written
         driving = asyncio.create_task(stage.drive())
         try:
@@ -264,6 +268,8 @@ class Conduct:
             due = time.monotonic() + SAMPLING
             await asyncio.sleep(SAMPLING)
             self._observer.loop_lag(max(0.0, time.monotonic() - due))
+            while self._observer.fold_some():  # noqa: ASYNC110  # there is no event to wait for
+                await asyncio.sleep(0)
             stage = self.progress.stage
             self._observer.load(
                 stage.plan.key.agents if stage else 0, stage.in_flight if stage else 0

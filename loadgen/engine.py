@@ -99,6 +99,7 @@ class Flight:
         if self not in stage.flights:
             return  # given up before
         stage.flights.discard(self)
+        self.cancel = _nothing  # which led back to here: what refers to itself needs a collection
         now = stage.clock()
         try:
             stage.ended(self.watch, facts, self.ids, now, self.request)

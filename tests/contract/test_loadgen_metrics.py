@@ -1,13 +1,15 @@
 """The metric table and the load generator's exporter, held against each other, with values."""
 
+import math
 from dataclasses import replace
 
 import pytest
+from prometheus_client import generate_latest
 
-from contract.exporter import Instruments
+from contract.exporter import Instruments, MetricsServer
 from contract.metrics import METRICS
 from contract.records import OUTCOMES, PHASES
-from loadgen.observe import Observer
+from loadgen.observe import PORTION, Observer
 
 
 @pytest.fixture
@@ -78,6 +80,32 @@ def test_counters_carry_level_and_phase_and_move_by_the_records(observed):
         assert total(after, "loadstone_requests_total", **level, outcome="ok") == len(ok)
         tokens = total(after, "loadstone_output_tokens_total", **level)
         assert tokens == sum(r.output_tokens for r in ok)
+
+
+def test_a_few_records_at_a_time_are_counted_in_turns_and_none_is_lost(synthetic_run):
+    run = synthetic_run(levels=(1, 2))
+    instruments = Instruments("loadgen")
+    observer = Observer(instruments, run.manifest())
+    records = [*run.records(0), *run.records(1)]
+    for record in records:
+        observer.record(record)
+    turns = 1
+    while observer.fold_some():
+        turns += 1
+    assert turns == math.ceil(len(records) / PORTION) > 2
+    counted = sum(v for (name, _), v in samples(instruments).items() if "requests_total" in name)
+    assert counted == len(records)
+
+
+def test_a_page_has_every_family_of_the_registry(synthetic_run):
+    instruments = Instruments("loadgen")
+    Observer(instruments, synthetic_run(levels=(1, 2)).manifest()).load(2, 2)
+    server = MetricsServer(instruments.registry, "127.0.0.1", 0)
+    try:
+        status, _, page = server.answer("/metrics", "")
+    finally:
+        server.close()
+    assert (status, page) == (200, generate_latest(instruments.registry))
 
 
 def test_histograms_hold_measured_requests_that_ended_ok(observed):

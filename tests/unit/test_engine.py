@@ -1,6 +1,8 @@
 """The closed loop in virtual time, against queues whose answer is known."""
 
 import asyncio
+import functools
+import gc
 from collections import Counter
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from contract.errors import DataError
 from contract.records import StageKey
 from loadgen.backends.base import Awaited
-from loadgen.engine import StagePlan, StageRun
+from loadgen.engine import Flight, StagePlan, StageRun
 from loadgen.loops import Closed, Open
 from loadgen.stopwatch import Facts
 from loadgen.tally import tallies
@@ -174,6 +176,37 @@ def test_what_outlasts_the_grace_period_is_cancelled(jump):
     stage, _, records = jump(stage_of(4, seconds=1, grace=0.15)())
     assert Counter(r.outcome for r in records if r.phase == "drain") == {"ok": 2, "cancelled": 2}
     assert stage.drained == pytest.approx(stage.end + 0.15)
+
+
+class Held:
+    """A backend whose exchange knows where it will land, as the wire's does."""
+
+    name = "held"
+
+    def prepare(self, request):
+        return request
+
+    def begin(self, prepared, watch, timeout, landing):
+        asyncio.get_running_loop().call_later(0.1, landing.landed, Facts("ok", content=()))
+        return functools.partial(self.cancel, landing)
+
+    def cancel(self, landing):
+        raise AssertionError("nothing is cancelled")
+
+
+def test_requests_that_landed_leave_nothing_to_collect(jump):
+    async def run():
+        loop, source = asyncio.get_running_loop(), PromptSource(0, fixed(8), fixed(1))
+        plan = plan_of(Closed(4), 4, 0, requests=40)
+        await StageRun("r", plan, Held(), source, loop.time, lambda _record: None).drive()
+
+    gc.collect()
+    gc.disable()
+    try:
+        jump(run())
+        assert not [each for each in gc.get_objects() if isinstance(each, Flight)]
+    finally:
+        gc.enable()
 
 
 def test_a_disk_that_takes_no_more_ends_the_stage_at_once(jump):
