@@ -198,7 +198,7 @@ def test_requests_that_landed_leave_nothing_to_collect(jump):
     async def run():
         loop, source = asyncio.get_running_loop(), PromptSource(0, fixed(8), fixed(1))
         plan = plan_of(Closed(4), 4, 0, requests=40)
-        await StageRun("r", plan, Held(), source, loop.time, lambda _record: None).drive()
+        await StageRun("r", plan, loop.time, lambda _record: None, Held(), source).drive()
 
     gc.collect()
     gc.disable()
