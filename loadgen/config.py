@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from contract.errors import ConfigError
 from loadgen.backends.settings import CUSTOMARY, HfSettings, OllamaSettings, Settings
+from loadgen.goodput import parse_goodput
 from loadgen.load_settings import LoadSettings, PromptSettings, Seconds
 from loadgen.percentiles import CUSTOMARY as CUSTOMARY_PERCENTILES
 from loadgen.percentiles import parse_percentiles
@@ -111,6 +112,16 @@ class RunConfig(PromptSettings, LoadSettings):
     def wait_ready(self) -> float:
         """Seconds to wait for the server; a model in this process is there."""
         return 0.0 if isinstance(self.backend, HfSettings) else self.backend.wait_ready
+
+    @model_validator(mode="after")
+    def _seen_at_all(self) -> RunConfig:
+        """An answer that comes whole has no first token and no gaps."""
+        if not self.backend.streaming and self.goodput is not None:
+            objectives = parse_goodput(self.goodput)
+            for name in ("ttft", "tpot", "itl"):
+                if getattr(objectives, name) is not None:
+                    raise ValueError(f"goodput: nobody sees {name} without streaming")
+        return self
 
     def sha256(self) -> str:
         """Hash of the resolved configuration, as it stands in the manifest."""

@@ -53,6 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
     flags.add_target_flags(parser)
     flags.add_load_flags(parser)
     flags.add_prompt_flags(parser)
+    flags.add_body_flags(parser)
     flags.add_window_flags(parser)
     flags.add_output_flags(parser)
     conduct_flags.add_wait_flag(parser)

@@ -28,12 +28,22 @@ ONLY_FOR = {
     "stamps": SERVERS,
     "headers": SERVERS,
     "wait_ready": SERVERS,
-    "endpoint": ("openai", "vllm", "ollama", "llama-server"),
+    "endpoint": SERVERS,
     "device": ("hf",),
     "threads": ("hf",),
     "keep_alive": ("ollama",),
     "num_ctx": ("ollama",),
     "cache_prompt": ("llama-server",),
+    "streaming": SERVERS,
+    "ignore_eos": ("vllm", "llama-server"),
+    "temperature": SERVERS,
+    "top_p": SERVERS,
+    "top_k": ("vllm", "ollama", "tgi", "llama-server"),
+    "min_p": ("vllm", "ollama", "llama-server"),
+    "presence_penalty": SERVERS,
+    "frequency_penalty": SERVERS,
+    "repetition_penalty": ("vllm", "ollama", "tgi", "llama-server"),
+    "extra_body": SERVERS,
 }
 ENDPOINTS = ("completions", "chat", "generate", "native")
 DAY = 86_400
@@ -49,7 +59,7 @@ def add_target_flags(parser: argparse.ArgumentParser) -> None:
     flag("--hardware", metavar="NAME", help="what the server runs on (default: this machine's GPU "
          "or processor; unknown for a server elsewhere)")  # fmt: skip
     flag("--endpoint", choices=ENDPOINTS,
-         help="openai, vllm: completions (default), chat; ollama: generate (default), chat; "
+         help="openai, vllm: completions (default), chat; ollama, tgi: generate (default), chat; "
               "llama-server: native (default), completions, chat")  # fmt: skip
     flag("--header", action="append", dest="headers", metavar="NAME:VALUE",
          help="servers: one more header; $VARIABLE comes from the environment")  # fmt: skip
@@ -110,6 +120,29 @@ def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
     flag("--prefix-groups", type=integer(at_least=1), metavar="N", help="… within N groups")
     flag("--turns", metavar="N", help="conversations of N turns, each sending all that was said")
     flag("--seed", type=integer(at_least=0, at_most=2**31 - 1), metavar="N", help="default 0")
+
+
+def add_body_flags(parser: argparse.ArgumentParser) -> None:
+    """What else stands in every request to a server."""
+    flag = parser.add_argument_group("request").add_argument
+    either = argparse.BooleanOptionalAction
+    flag("--streaming", action=either, default=None,
+         help="answers in a stream (default), or whole: no TTFT, no gaps")  # fmt: skip
+    flag("--ignore-eos", action=either, default=None,
+         help="vllm, llama-server: exactly --osl tokens, past the end token (default)")  # fmt: skip
+    flag("--temperature", type=number(at_least=0, at_most=100), metavar="T",
+         help="default 0: greedy")  # fmt: skip
+    flag("--top-p", type=number(above=0, at_most=1), metavar="P", help="wants a temperature")
+    flag("--top-k", type=integer(at_least=1), metavar="K", help="wants a temperature; not openai")
+    flag("--min-p", type=number(at_least=0, at_most=1), metavar="P",
+         help="wants a temperature; not openai, tgi")  # fmt: skip
+    penalty = number(at_least=-2, at_most=2)
+    flag("--presence-penalty", type=penalty, metavar="X", help="-2 to 2")
+    flag("--frequency-penalty", type=penalty, metavar="X", help="-2 to 2")
+    flag("--repetition-penalty", type=number(above=0, at_most=10), metavar="X",
+         help="1 changes nothing; not openai")  # fmt: skip
+    flag("--extra-body", metavar="JSON",
+         help="an object merged into every request last, in the server's own words")  # fmt: skip
 
 
 def add_window_flags(parser: argparse.ArgumentParser) -> None:

@@ -31,7 +31,9 @@ class Objectives:
         A reply of one token has no tpot and one of a single chunk no itl: those limits are met.
         An ok record without the instant that a limit is about does not meet it.
         """
-        if record.outcome != "ok" or record.first_token is None or record.last_token is None:
+        if record.outcome != "ok" or record.last_token is None:
+            return False
+        if record.first_token is None and any((self.ttft, self.tpot, self.itl)):
             return False
         return all(
             limit is None or seen is None or seen <= limit

@@ -34,6 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
     flags.add_level_flags(parser)
     flags.add_load_flags(parser)
     flags.add_prompt_flags(parser)
+    flags.add_body_flags(parser)
     flags.add_window_flags(parser)
     flags.add_stop_flags(parser)
     flags.add_output_flags(parser)
@@ -87,7 +88,22 @@ def _read(name: str, value: Any) -> Any:
         if wrong:
             raise ConfigError(f"--header: '{wrong[0]}' has no colon, allowed: NAME:VALUE")
         return {header.strip(): text.strip() for header, _, text in pairs}
+    if name == "extra_body":
+        return _json(value)
     return " ".join(value) if isinstance(value, list) else value
+
+
+def _json(text: str) -> Any:
+    """What `--extra-body` holds."""
+    import orjson
+
+    try:
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ConfigError(f"--extra-body: '{text}' is not JSON ({error})") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"--extra-body: '{text}' given, allowed: an object {{…}}")
+    return document
 
 
 def _put(document: dict[str, Any], name: str, value: Any) -> None:

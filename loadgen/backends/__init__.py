@@ -54,11 +54,11 @@ def _server(config: RunConfig, dialect: Dialect, family: Family | None = None) -
 def _openai(config: RunConfig) -> Backend:
     from loadgen.backends.families import vllm
     from loadgen.backends.openai import OpenAiDialect
-    from loadgen.backends.settings import ServerSettings
+    from loadgen.backends.settings import OpenAiSettings, VllmSettings
 
     settings = config.backend
-    assert isinstance(settings, ServerSettings)
-    dialect = OpenAiDialect(flavour=settings.kind, endpoint=settings.endpoint)
+    assert isinstance(settings, OpenAiSettings | VllmSettings)
+    dialect = OpenAiDialect(settings.kind, settings.endpoint, settings.body())
     return _server(config, dialect, vllm() if settings.kind == "vllm" else None)
 
 
@@ -69,15 +69,22 @@ def _ollama(config: RunConfig) -> Backend:
 
     settings = config.backend
     assert isinstance(settings, OllamaSettings)
-    dialect = OllamaDialect(settings.endpoint, settings.keep_alive, settings.num_ctx)
+    body = settings.body()
+    dialect = OllamaDialect(settings.endpoint, settings.keep_alive, settings.num_ctx, body)
     return _server(config, dialect, ollama(settings.num_ctx))
 
 
 def _tgi(config: RunConfig) -> Backend:
     from loadgen.backends.families import tgi
+    from loadgen.backends.openai import OpenAiDialect
+    from loadgen.backends.settings import TgiSettings
     from loadgen.backends.tgi import TgiDialect
 
-    return _server(config, TgiDialect(), tgi())
+    settings = config.backend
+    assert isinstance(settings, TgiSettings)
+    if settings.endpoint == "chat":
+        return _server(config, OpenAiDialect("tgi", "chat", settings.body()), tgi())
+    return _server(config, TgiDialect(settings.body()), tgi())
 
 
 def _llama_server(config: RunConfig) -> Backend:
@@ -87,9 +94,10 @@ def _llama_server(config: RunConfig) -> Backend:
 
     settings = config.backend
     assert isinstance(settings, LlamaServerSettings)
+    cache, body = settings.cache_prompt, settings.body()
     if settings.endpoint == "native":
-        return _server(config, LlamaServerDialect(settings.cache_prompt), llama_server())
-    dialect = LlamaServerOpenAiDialect(settings.endpoint, settings.cache_prompt)
+        return _server(config, LlamaServerDialect(cache, body), llama_server())
+    dialect = LlamaServerOpenAiDialect(settings.endpoint, cache, body)
     return _server(config, dialect, llama_server())
 
 

@@ -6,16 +6,16 @@ reports no load; whether it slept is on its own page (`is_sleeping`).
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from contract.records import ServerFacts
 from loadgen.backends.base import Request, WireRequest, WireResponse
+from loadgen.backends.body import PLAIN, Body
 from loadgen.backends.fields import MILLISECOND, count, mapping, seconds, words
 from loadgen.backends.openai import OpenAiDialect, message
-from loadgen.backends.streams import Reading, read_sse, sse_text
+from loadgen.backends.streams import JSON_KINDS, SSE_KINDS, Reading, read, text_of
 from loadgen.stopwatch import Facts
 
 PATH = "/completion"
@@ -25,7 +25,7 @@ FINISH = {"limit": "length", "eos": "stop", "word": "stop"}
 
 
 class LlamaServerDialect:
-    """The native `/completion`, streamed, greedy, past the end token to the asked length.
+    """The native `/completion`, past the end token to the asked length unless told otherwise.
 
     `cache_prompt` false makes the slot evaluate the whole prompt; with it, even unique prompts
     share their first token with what the slot held before.
@@ -33,8 +33,15 @@ class LlamaServerDialect:
 
     name = "llama-server"
 
-    def __init__(self, cache_prompt: bool = False) -> None:
-        self._cache_prompt = cache_prompt
+    def __init__(self, cache_prompt: bool = False, body: Body = PLAIN) -> None:
+        self._body = body
+        self._fixed = {
+            **body.sampled(repetition_penalty="repeat_penalty"),
+            "stream": body.streaming,
+            "ignore_eos": body.ignore_eos,
+            "cache_prompt": cache_prompt,
+        }
+        self._kinds = SSE_KINDS if body.streaming else JSON_KINDS
 
     def render(self, request: Request, model: str) -> WireRequest:
         """The request's bytes; a server of one model answers whatever the name."""
@@ -42,35 +49,25 @@ class LlamaServerDialect:
             "model": model,
             "prompt": request.prompt,
             "n_predict": request.output_tokens,
-            "temperature": 0.0,
             "seed": request.seed,
-            "stream": True,
-            "ignore_eos": True,
-            "cache_prompt": self._cache_prompt,
+            **self._fixed,
         }
-        return WireRequest(PATH, orjson.dumps(body))
+        return WireRequest(PATH, orjson.dumps(self._body.said(body)))
 
     def read(self, response: WireResponse) -> Facts:
         """What the exchange came to; never raises, whatever bytes came."""
-        return read_sse(response, _take)
+        return read(response, self._kinds, _take)
 
     def text(self, response: WireResponse) -> str | None:
         """What was answered."""
-        return sse_text(response, _take)
+        return text_of(response, self._kinds, _take)
 
 
 class LlamaServerOpenAiDialect(OpenAiDialect):
     """Its `/v1/completions` or `/v1/chat/completions`, with the prompt cache as it is wanted."""
 
-    def __init__(self, endpoint: str, cache_prompt: bool = False) -> None:
-        super().__init__("llama-server", endpoint)
-        self._cache_prompt = cache_prompt
-
-    def render(self, request: Request, model: str) -> WireRequest:
-        """The request's bytes."""
-        wire = super().render(request, model)
-        body = {**orjson.loads(wire.body), "cache_prompt": self._cache_prompt}
-        return replace(wire, body=orjson.dumps(body))
+    def __init__(self, endpoint: str, cache_prompt: bool = False, body: Body = PLAIN) -> None:
+        super().__init__("llama-server", endpoint, body, cache_prompt=cache_prompt)
 
 
 def _take(document: dict[str, Any], read: int, into: Reading) -> None:

@@ -20,9 +20,18 @@ import orjson
 
 from contract.records import ServerFacts
 from loadgen.backends.base import Request, WireRequest, WireResponse
+from loadgen.backends.body import PLAIN, Body
 from loadgen.backends.fields import NANOSECOND, count, mapping, seconds, text, words
 from loadgen.backends.openai import excerpt, said
-from loadgen.backends.streams import Alike, Reading, known, ndjson_text, read_ndjson
+from loadgen.backends.streams import (
+    JSON_KINDS,
+    NDJSON_KINDS,
+    Alike,
+    Reading,
+    known,
+    read,
+    text_of,
+)
 from loadgen.stopwatch import Facts
 
 PATHS = {"generate": "/api/generate", "chat": "/api/chat"}
@@ -37,7 +46,7 @@ _SPEECH = ("response", "content", "thinking", "tool_calls")
 
 
 class OllamaDialect:
-    """`/api/generate` (raw: no template is put around the prompt) or `/api/chat`, streamed.
+    """`/api/generate` (raw: no template is put around the prompt) or `/api/chat`.
 
     Ollama cannot be made to ignore the end token, so a reply may be shorter than asked
     (finish reason `stop`). `truncate: false` makes it refuse a prompt over its context (400)
@@ -51,25 +60,29 @@ class OllamaDialect:
         endpoint: str = "generate",
         keep_alive: str | float | None = None,
         num_ctx: int | None = None,
+        body: Body = PLAIN,
     ) -> None:
         """`endpoint` is a key of PATHS, ConfigError otherwise; `keep_alive` as Ollama takes it:
         seconds, or a Go duration such as `10m`; None leaves either to the server."""
         self.endpoint = known("endpoint", endpoint, tuple(PATHS))
+        self._body = body
         self._given: dict[str, Any] = {} if keep_alive is None else {"keep_alive": keep_alive}
+        self._options: dict[str, Any] = body.sampled(repetition_penalty="repeat_penalty")
         # A changed num_ctx reloads the model, hence one value for a whole run.
-        self._options = {} if num_ctx is None else {"num_ctx": num_ctx}
+        if num_ctx is not None:
+            self._options["num_ctx"] = num_ctx
+        self._kinds = NDJSON_KINDS if body.streaming else JSON_KINDS
 
     def render(self, request: Request, model: str) -> WireRequest:
-        """The request's bytes: greedy, and at most the asked number of tokens."""
+        """The request's bytes: at most the asked number of tokens."""
         options = {
             "num_predict": request.output_tokens,
-            "temperature": 0.0,
             "seed": request.seed,
             **self._options,
         }
         body: dict[str, Any] = {
             "model": model,
-            "stream": True,
+            "stream": self._body.streaming,
             "truncate": False,
             "options": options,
             **self._given,
@@ -78,15 +91,15 @@ class OllamaDialect:
             body["messages"] = said(request)
         else:
             body |= {"prompt": request.prompt, "raw": True}
-        return WireRequest(PATHS[self.endpoint], orjson.dumps(body))
+        return WireRequest(PATHS[self.endpoint], orjson.dumps(self._body.said(body)))
 
     def read(self, response: WireResponse) -> Facts:
         """What the exchange came to; never raises, whatever bytes came."""
-        return read_ndjson(response, _take, _ALIKE[self.endpoint])
+        return read(response, self._kinds, _take, _ALIKE[self.endpoint])
 
     def text(self, response: WireResponse) -> str | None:
         """What was answered, its thinking left out."""
-        return ndjson_text(response, _take)
+        return text_of(response, self._kinds, _take)
 
 
 def _take(document: dict[str, Any], read: int, into: Reading) -> None:

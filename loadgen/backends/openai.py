@@ -12,8 +12,10 @@ import orjson
 
 from contract.errors import ConfigError, nearest
 from loadgen.backends.base import Request, WireRequest, WireResponse
+from loadgen.backends.body import PLAIN, Body
 from loadgen.backends.openai_count import counted
 from loadgen.backends.openai_stream import Reading, excerpt, message
+from loadgen.sse import Event
 from loadgen.stopwatch import Facts
 
 __all__ = ["FLAVOURS", "PATHS", "OpenAiDialect", "excerpt", "message", "refusal", "said"]
@@ -22,41 +24,52 @@ PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 
 # What a flavour takes beyond the common fields so that exactly the asked number of tokens comes.
 # Servers that refuse unknown fields (transformers serve answers 422) are plain `openai`.
-_EXTRAS: dict[str, Callable[[int], dict[str, Any]]] = {
+_EXACTLY: dict[str, Callable[[int], dict[str, Any]]] = {
     "openai": lambda _tokens: {},
     "vllm": lambda tokens: {"ignore_eos": True, "min_tokens": tokens},
     "llama-server": lambda _tokens: {"ignore_eos": True},
+    "tgi": lambda _tokens: {},
 }
-FLAVOURS = tuple(_EXTRAS)
+_NAMES = {"llama-server": {"repetition_penalty": "repeat_penalty"}}
+FLAVOURS = tuple(_EXACTLY)
 
 # Reasons by which an engine says that it gave the request up.
 _GIVEN_UP = ("abort", "error")
 
 
 class OpenAiDialect:
-    """`/v1/completions` or `/v1/chat/completions`, streamed, greedy, with usage asked for."""
+    """`/v1/completions` or `/v1/chat/completions`, with usage asked for.
 
-    def __init__(self, flavour: str = "openai", endpoint: str = "completions") -> None:
+    `fixed` are fields of every request that only this server knows.
+    """
+
+    def __init__(
+        self,
+        flavour: str = "openai",
+        endpoint: str = "completions",
+        body: Body = PLAIN,
+        **fixed: Any,
+    ) -> None:
         """`flavour` is one of FLAVOURS, `endpoint` a key of PATHS; ConfigError otherwise."""
         self.name = _known("backend", flavour, FLAVOURS)
         self.endpoint = _known("endpoint", endpoint, tuple(PATHS))
+        self._body = body
+        self._fixed = body.sampled(**_NAMES.get(flavour, {})) | {"stream": body.streaming} | fixed
+        if body.streaming:
+            self._fixed["stream_options"] = {"include_usage": True}
 
     def render(self, request: Request, model: str) -> WireRequest:
         """The request's bytes; usage is asked for because a chunk is not a token."""
-        body: dict[str, Any] = {
-            "model": model,
-            "max_tokens": request.output_tokens,
-            "temperature": 0.0,
-            "seed": request.seed,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            **_EXTRAS[self.name](request.output_tokens),
-        }
+        tokens = request.output_tokens
+        body: dict[str, Any] = {"model": model, "max_tokens": tokens, "seed": request.seed}
+        body |= self._fixed
+        if self._body.ignore_eos:
+            body |= _EXACTLY[self.name](tokens)
         if self.endpoint == "chat":
             body["messages"] = said(request)
         else:
             body["prompt"] = request.prompt
-        return WireRequest(PATHS[self.endpoint], orjson.dumps(body))
+        return WireRequest(PATHS[self.endpoint], orjson.dumps(self._body.said(body)))
 
     def read(self, response: WireResponse) -> Facts:
         """What the exchange came to; never raises, whatever bytes came."""
@@ -64,6 +77,8 @@ class OpenAiDialect:
             return Facts(outcome=response.broken or "bad_stream", error=response.detail)
         if not 200 <= response.status < 300:
             return refusal(response)
+        if not self._body.streaming:
+            return in_one_piece(_facts(_whole(response), response))
         count = None
         if response.raw is not None and _is_event_stream(response.headers):
             count = counted(response.raw)
@@ -80,7 +95,8 @@ class OpenAiDialect:
         """What was answered as far as it came; None for a refusal, or where events were dropped."""
         if response.status is None or response.status >= 300 or response.dropped:
             return None
-        return "".join(_decoded(response, said=[]).said or ())
+        reading = _decoded if self._body.streaming else _whole
+        return "".join(reading(response, said=[]).said or ())
 
 
 def said(request: Request) -> list[dict[str, str]]:
@@ -101,6 +117,21 @@ def _decoded(response: WireResponse, said: list[str] | None = None) -> Reading:
     else:
         reading.fault = f"not an event stream: {excerpt(b''.join(response.reads))}"
     return reading
+
+
+def _whole(response: WireResponse, said: list[str] | None = None) -> Reading:
+    """The one document of an answer that is not streamed."""
+    reading = Reading(said=said)
+    if response.broken is None:
+        reading.take(Event(b"".join(response.reads), len(response.reads) - 1))
+    return reading
+
+
+def in_one_piece(facts: Facts) -> Facts:
+    """Of an answer that came whole only the end is known."""
+    facts.whole = facts.outcome in ("ok", "truncated")
+    facts.content, facts.answer = (), None
+    return facts
 
 
 def refusal(response: WireResponse) -> Facts:

@@ -61,7 +61,7 @@ class Reading:
         except orjson.JSONDecodeError:
             document = None
         if not isinstance(document, dict):
-            self.fault = f"an event is not a JSON object: {excerpt(event.data)}"
+            self.fault = f"not a JSON object: {excerpt(event.data)}"
         elif document.get("error") or event.name == "error":
             self.error = message(event.data)
         else:
@@ -162,7 +162,8 @@ def _speaks(choice: dict[str, Any]) -> bool:
 
 def _answer(choice: dict[str, Any]) -> str:
     """The text of a choice that answers: no reasoning, no tool call."""
-    text = _mapping(choice.get("delta")).get("content", choice.get("text"))
+    part = _mapping(choice.get("delta")) or _mapping(choice.get("message"))
+    text = part.get("content", choice.get("text"))
     return text if isinstance(text, str) else ""
 
 

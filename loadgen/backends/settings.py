@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from contract.config import StrictModel
 from contract.errors import ConfigError
+from loadgen.backends.body import Body, sendable
 
 # Per backend kind: stage seconds, input tokens, output tokens when nothing was asked.
 _SERVER = (30.0, 256, 128)
@@ -24,6 +25,11 @@ CUSTOMARY = {
 # Headers that frame or authorise a request: the client writes them.
 OURS = ("host", "content-length", "content-type", "transfer-encoding", "connection",
         "accept-encoding", "authorization")  # fmt: skip
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",
+            "repetition_penalty")  # fmt: skip
+TopK = Annotated[int, Field(ge=1, le=1_000_000)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Repetition = Annotated[float, Field(gt=0, le=10)]
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _GO_DURATION = re.compile(r"-?(\d+(\.\d*)?(ns|us|µs|ms|s|m|h))+")
@@ -35,6 +41,8 @@ class HfSettings(StrictModel):
     kind: Literal["hf"] = "hf"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    streaming: ClassVar[bool] = True
+    exact: ClassVar[bool] = True  # exactly as many tokens come as are asked for
 
 
 class WireSettings(StrictModel):
@@ -74,14 +82,73 @@ class WireSettings(StrictModel):
         return headers
 
 
-class ServerSettings(WireSettings):
-    """A server that speaks the OpenAI protocol; `vllm` adds what only vLLM has."""
+class BodySettings(WireSettings):
+    """What all servers can be told with every request; without a temperature it is greedy.
 
-    kind: Literal["openai", "vllm"]
+    `extra_body` is merged into the request last, in the server's own words. Without `streaming`
+    an answer comes whole, and nobody knows its first token.
+    """
+
+    streaming: bool = True
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def exact(self) -> bool:
+        """Whether exactly as many tokens come as are asked for."""
+        return False
+
+    def body(self) -> Body:
+        """All of it, as the dialects want it."""
+        given = {name: getattr(self, name, None) for name in SAMPLING}
+        sampling = {name: value for name, value in given.items() if value is not None}
+        return Body(sampling, self.extra_body, self.streaming, self.exact)
+
+    @field_validator("extra_body")
+    @classmethod
+    def _mergeable(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        return sendable(extra)
+
+    @model_validator(mode="after")
+    def _sampled_at_all(self) -> Self:
+        """A greedy choice leaves nothing to choose from."""
+        for name in ("top_p", "top_k", "min_p"):
+            if getattr(self, name, None) is not None and not self.temperature:
+                raise ValueError(f"{name}: changes nothing without a temperature above 0")
+        return self
+
+
+class Widely(StrictModel):
+    """What most servers can be told besides."""
+
+    top_k: TopK | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Repetition | None = None
+
+
+class OpenAiSettings(BodySettings):
+    """A server that speaks the OpenAI protocol, and no more of it than is in it."""
+
+    kind: Literal["openai"]
     endpoint: Literal["completions", "chat"] = "completions"
 
 
-class OllamaSettings(WireSettings):
+class VllmSettings(Widely, BodySettings):
+    """The same with what vLLM has besides."""
+
+    kind: Literal["vllm"]
+    endpoint: Literal["completions", "chat"] = "completions"
+    ignore_eos: bool = True
+
+    @property
+    def exact(self) -> bool:
+        return self.ignore_eos
+
+
+class OllamaSettings(Widely, BodySettings):
     """Ollama by its own protocol. `keep_alive`: seconds, or a Go duration; negative is for ever,
     0 unloads after every request. `num_ctx`: the context in tokens."""
 
@@ -101,21 +168,36 @@ class OllamaSettings(WireSettings):
         raise ValueError("seconds or a duration such as 10m, 1h30m or -1 is wanted")
 
 
-class TgiSettings(WireSettings):
-    """Text Generation Inference by its own protocol."""
+class TgiSettings(BodySettings):
+    """Text Generation Inference by its own protocol, or by its chat route."""
 
     kind: Literal["tgi"]
+    endpoint: Literal["generate", "chat"] = "generate"
+    top_k: TopK | None = None
+    repetition_penalty: Repetition | None = None
+
+    @model_validator(mode="after")
+    def _of_its_route(self) -> Self:
+        chat = self.endpoint == "chat"
+        absent = ("top_k", "repetition_penalty") if chat else ("presence_penalty",)
+        for name in absent:
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name}: not on TGI's route for endpoint {self.endpoint}")
+        return self
 
 
-class LlamaServerSettings(WireSettings):
+class LlamaServerSettings(Widely, BodySettings):
     """llama.cpp's llama-server. `cache_prompt`: let a slot reuse what it held before."""
 
     kind: Literal["llama-server"]
     endpoint: Literal["native", "completions", "chat"] = "native"
     cache_prompt: bool = False
+    ignore_eos: bool = True
+
+    @property
+    def exact(self) -> bool:
+        return self.ignore_eos
 
 
-Settings = Annotated[
-    HfSettings | ServerSettings | OllamaSettings | TgiSettings | LlamaServerSettings,
-    Field(discriminator="kind"),
-]
+ServerSettings = OpenAiSettings | VllmSettings | OllamaSettings | TgiSettings | LlamaServerSettings
+Settings = Annotated[HfSettings | ServerSettings, Field(discriminator="kind")]

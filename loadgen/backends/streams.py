@@ -17,12 +17,13 @@ import orjson
 from contract.errors import BackendError, ConfigError, nearest
 from contract.records import ServerFacts
 from loadgen.backends.base import Raw, WireResponse
-from loadgen.backends.openai import excerpt, refusal
+from loadgen.backends.openai import excerpt, in_one_piece, refusal
 from loadgen.sse import events, lines
 from loadgen.stopwatch import Facts, PerMark
 
 SSE_KINDS = ("text/event-stream",)
 NDJSON_KINDS = ("application/x-ndjson", "application/json")
+JSON_KINDS = ("application/json",)  # one document: an answer that is not streamed
 
 
 @dataclass(slots=True)
@@ -69,43 +70,10 @@ class Alike(NamedTuple):
     empty: bytes
 
 
-def read_ndjson(response: WireResponse, take: Take, alike: Alike | None = None) -> Facts:
-    """The facts of newline-delimited JSON objects; never raises, whatever bytes came."""
-    return _read(response, NDJSON_KINDS, take, alike)
-
-
-def read_sse(response: WireResponse, take: Take, alike: Alike | None = None) -> Facts:
-    """The facts of server-sent events that hold JSON objects; never raises."""
-    return _read(response, SSE_KINDS, take, alike)
-
-
-def ndjson_text(response: WireResponse, take: Take) -> str | None:
-    """What was answered as far as it came; None for a refusal, or where lines were dropped."""
-    return _text(response, NDJSON_KINDS, take)
-
-
-def sse_text(response: WireResponse, take: Take) -> str | None:
-    """The same of server-sent events."""
-    return _text(response, SSE_KINDS, take)
-
-
-def _text(response: WireResponse, kinds: tuple[str, ...], take: Take) -> str | None:
-    if response.status is None or response.status >= 300 or response.dropped:
-        return None
-    reading = Reading()
-    _take_all(response.reads, kinds, take, reading)
-    return "".join(reading.said)
-
-
-def known(what: str, given: str, allowed: tuple[str, ...]) -> str:
-    """`given` when it is allowed; ConfigError with the nearest name otherwise."""
-    if given not in allowed:
-        names = ", ".join(allowed)
-        raise ConfigError(f"{what} '{given}' is unknown{nearest(given, allowed)}; allowed: {names}")
-    return given
-
-
-def _read(response: WireResponse, kinds: tuple[str, ...], take: Take, alike: Alike | None) -> Facts:
+def read(
+    response: WireResponse, kinds: tuple[str, ...], take: Take, alike: Alike | None = None
+) -> Facts:
+    """The facts of an answer of one of KINDS; never raises, whatever bytes came."""
     if response.status is None:
         return Facts(outcome=response.broken or "bad_stream", content=(), error=response.detail)
     if not 200 <= response.status < 300:
@@ -120,7 +88,25 @@ def _read(response: WireResponse, kinds: tuple[str, ...], take: Take, alike: Ali
         if counted is not None:
             return _facts(counted, response)
     _take_all(response.reads, kinds, take, reading)
-    return _facts(reading, response)
+    facts = _facts(reading, response)
+    return in_one_piece(facts) if kinds is JSON_KINDS else facts
+
+
+def text_of(response: WireResponse, kinds: tuple[str, ...], take: Take) -> str | None:
+    """What was answered as far as it came; None for a refusal, or where some was dropped."""
+    if response.status is None or response.status >= 300 or response.dropped:
+        return None
+    reading = Reading()
+    _take_all(response.reads, kinds, take, reading)
+    return "".join(reading.said)
+
+
+def known(what: str, given: str, allowed: tuple[str, ...]) -> str:
+    """`given` when it is allowed; ConfigError with the nearest name otherwise."""
+    if given not in allowed:
+        names = ", ".join(allowed)
+        raise ConfigError(f"{what} '{given}' is unknown{nearest(given, allowed)}; allowed: {names}")
+    return given
 
 
 def _counted(raw: Raw, take: Take, alike: Alike) -> Reading | None:
@@ -188,6 +174,8 @@ def _take_all(reads: Sequence[bytes], kinds: tuple[str, ...], take: Take, readin
 def _framed(reads: Sequence[bytes], kinds: tuple[str, ...]) -> Iterable[tuple[bytes, int]]:
     if kinds is SSE_KINDS:
         return ((event.data, event.read) for event in events(reads))
+    if kinds is JSON_KINDS:
+        return [(b"".join(reads), len(reads) - 1)]
     return ((line, read) for line, read in lines(reads) if line.strip())
 
 

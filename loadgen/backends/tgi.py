@@ -11,13 +11,15 @@ from typing import Any
 
 import orjson
 
+from contract.records import ServerFacts
 from loadgen.backends.base import Request, WireRequest, WireResponse
-from loadgen.backends.fields import count, mapping, text, words
+from loadgen.backends.body import PLAIN, Body
+from loadgen.backends.fields import MILLISECOND, count, mapping, text, words
 from loadgen.backends.openai import excerpt
-from loadgen.backends.streams import Alike, Reading, read_sse, sse_text
+from loadgen.backends.streams import JSON_KINDS, SSE_KINDS, Alike, Reading, read, text_of
 from loadgen.stopwatch import Facts
 
-PATH = "/generate_stream"
+PATH, WHOLE_PATH = "/generate_stream", "/generate"
 _ALIKE = Alike(b'"special":false},"generated_text":null,"details":null}\n\n', b'"text":""')
 # Its finish reasons in the words of the records; an unknown one is kept as it is.
 FINISH = {"length": "length", "eos_token": "stop", "stop_sequence": "stop"}
@@ -26,7 +28,7 @@ REFUSALS = ("overloaded", "validation", "template_error", "tool_error")
 
 
 class TgiDialect:
-    """One server, one model: the model's name is not sent. Greedy, with details asked for.
+    """One server, one model: the model's name is not sent. Details are asked for.
 
     It cannot be made to ignore the end token, so a reply may be shorter than asked (finish
     reason `stop`). Reports no durations and no cached tokens on streams.
@@ -34,25 +36,39 @@ class TgiDialect:
 
     name = "tgi"
 
+    def __init__(self, body: Body = PLAIN) -> None:
+        self._body = body
+        sampling = body.sampled()
+        hot = sampling.pop("temperature")  # it refuses one of 0, and a top_p of 1
+        self._fixed: dict[str, Any] = {"do_sample": hot > 0, **sampling, "details": True}
+        if hot > 0:
+            self._fixed["temperature"] = hot
+        if sampling.get("top_p") == 1:
+            del self._fixed["top_p"]
+        self._path = PATH if body.streaming else WHOLE_PATH
+        self._kinds = SSE_KINDS if body.streaming else JSON_KINDS
+
     def render(self, request: Request, model: str) -> WireRequest:  # noqa: ARG002 - the seam's
         """The request's bytes."""
         parameters = {
             "max_new_tokens": request.output_tokens,
-            "do_sample": False,
             "seed": request.seed,
-            "details": True,
+            **self._fixed,
         }
-        return WireRequest(PATH, orjson.dumps({"inputs": request.prompt, "parameters": parameters}))
+        body = {"inputs": request.prompt, "parameters": parameters}
+        return WireRequest(self._path, orjson.dumps(self._body.said(body)))
 
     def read(self, response: WireResponse) -> Facts:
         """What the exchange came to; never raises. A status is read by its error type."""
-        facts = read_sse(response, _take, _ALIKE)
+        facts = read(response, self._kinds, _take, _ALIKE)
+        if not self._body.streaming:
+            _head_said(response, facts)
         failure = _stated(response) if (response.status or 200) >= 400 else None
         return replace(facts, outcome=failure) if failure else facts
 
     def text(self, response: WireResponse) -> str | None:
         """What was answered."""
-        return sse_text(response, _take)
+        return text_of(response, self._kinds, _take if self._body.streaming else _take_whole)
 
 
 def _take(document: dict[str, Any], read: int, into: Reading) -> None:
@@ -73,6 +89,26 @@ def _take(document: dict[str, Any], read: int, into: Reading) -> None:
         into.complete = into.finish_reason is not None
         into.prompt_tokens = count(details.get("input_length"))
         into.output_tokens = count(details.get("generated_tokens"))
+
+
+def _take_whole(document: dict[str, Any], read: int, into: Reading) -> None:
+    """The same of an answer that was not streamed."""
+    _take(document, read, into)
+    into.said.append(words(document.get("generated_text")))
+
+
+def _head_said(response: WireResponse, facts: Facts) -> None:
+    """An answer that is not streamed says in its head what a stream says at its end, and more."""
+    head = {name.lower(): value for name, value in response.headers.items()}
+    facts.prompt_tokens = _whole_number(head.get("x-prompt-tokens"))
+    facts.prompt_source = None if facts.prompt_tokens is None else "server"
+    queue = _whole_number(head.get("x-queue-time"))
+    if queue is not None:
+        facts.server = ServerFacts(queue=queue / MILLISECOND)
+
+
+def _whole_number(text: str | None) -> int | None:
+    return int(text) if text and text.isascii() and text.isdigit() else None
 
 
 def _stated(response: WireResponse) -> str | None:

@@ -86,7 +86,7 @@ class Bench:
         self.sents.append(sent)
         self.lasts.append(sent + latency)
         self.gaps.update(record.gaps_us)
-        if tokens > 1:
+        if tokens > 1 and record.first_token is not None:
             self.tpots.append((latency - ttft) / (tokens - 1))
         if self.objectives is not None:
             self.good += self.objectives.met_by(record)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from contract.records import OUTCOMES, ServerFacts
 from loadgen.backends.base import Message, Request, WireResponse
-from tests.contract.protocols import PROMPT_TOKENS, PROTOCOLS, WORDS, each
+from tests.contract.protocols import PROMPT_TOKENS, PROTOCOLS, WHOLE, WORDS, each
 
 
 @each
@@ -259,6 +259,71 @@ def test_any_documents_come_to_a_known_outcome(protocol, documents, status):
 @given(st.binary(max_size=200))
 def test_any_bytes_come_to_a_failure(protocol, body):
     assert protocol.read([body]).outcome in ("truncated", "bad_stream", "server_error")
+
+
+@each
+def test_an_answer_in_one_piece_is_asked_for_and_only_its_end_is_known(protocol):
+    wire = protocol.of(WHOLE).render(Request("why", 5), "m")
+    body = json.loads(wire.body)
+    facts = protocol.read_whole([protocol.in_one_piece(tokens=5)])
+
+    assert body.get("stream", wire.path != "/generate") is False
+    assert "stream_options" not in body
+    assert (facts.outcome, facts.error, facts.finish_reason) == ("ok", None, "length")
+    assert (facts.whole, list(facts.content), facts.answer) == (True, [], None)
+    assert (facts.prompt_tokens, facts.prompt_source) == (PROMPT_TOKENS, "server")
+    assert (facts.output_tokens, facts.output_source) == (5, "server")
+
+
+@each
+def test_an_answer_in_one_piece_has_the_servers_own_times(protocol):
+    whole, streamed = (
+        protocol.read_whole([protocol.in_one_piece()]),
+        protocol.read(protocol.reads()),
+    )
+
+    in_its_head = ServerFacts(queue=pytest.approx(0.012)) if protocol.head else None
+    assert whole.server == (in_its_head or streamed.server)
+
+
+@each
+def test_the_text_of_an_answer_in_one_piece(protocol):
+    dialect, json_kind = protocol.of(WHOLE), {"content-type": "application/json"}
+
+    body = protocol.in_one_piece()
+    assert dialect.text(WireResponse(200, json_kind, [body[:9], body[9:]])) == "".join(WORDS)
+    assert dialect.text(WireResponse(404, json_kind, [protocol.refusal])) is None
+
+
+@each
+def test_half_of_an_answer_in_one_piece_is_never_ok(protocol):
+    body = protocol.in_one_piece()
+
+    for place in range(len(body)):
+        broken = protocol.read_whole([body[:place]], broken="bad_stream", detail="broken off")
+        ended = protocol.read_whole([body[:place]])
+        assert (broken.outcome, broken.whole) == ("bad_stream", False)
+        assert ended.outcome in ("bad_stream", "truncated")
+
+
+@each
+def test_what_refuses_an_answer_in_one_piece(protocol):
+    refused = protocol.read_whole([protocol.refusal], 404)
+    failed = protocol.read_whole([json.dumps(protocol.failure).encode()])
+    streamed = protocol.of(WHOLE).read(
+        WireResponse(200, {"content-type": "text/event-stream"}, protocol.reads())
+    )
+
+    assert (refused.outcome, refused.error) == ("rejected", "HTTP 404: no such model")
+    assert (failed.outcome, failed.whole) == ("server_error", False)
+    assert (streamed.outcome, streamed.whole) == ("bad_stream", False)
+
+
+@each
+@settings(max_examples=40)
+@given(st.binary(max_size=100) | json_values.map(lambda value: json.dumps(value).encode()))
+def test_whatever_comes_in_one_piece_comes_to_a_known_outcome(protocol, body):
+    assert protocol.read_whole([body]).outcome in OUTCOMES
 
 
 SPLIT = {

@@ -307,7 +307,7 @@ def test_check_says_it_all_in_one_screen(capsys):
         ({"kind": "ollama", "endpoint": "completions"}, "'generate' or 'chat'"),
         ({"kind": "ollama", "keep_alive": "soon"}, "seconds or a duration such as 10m"),
         ({"kind": "ollama", "num_ctx": 300}, "do not fit into num_ctx 300"),
-        ({"kind": "tgi", "endpoint": "chat"}, "unknown field 'backend.endpoint'"),
+        ({"kind": "tgi", "endpoint": "completions"}, "'generate' or 'chat'"),
         ({"kind": "llama-server", "endpoint": "generate"}, "'native'"),
     ],
 )

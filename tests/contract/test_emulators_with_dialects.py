@@ -24,7 +24,7 @@ ASK = Request(prompt="bada bade badi bado badu", output_tokens=6)
 FAST = StepModel(step_seconds=0.004, prefill_token_seconds=0.001)
 ROUTES = [
     ("openai", "completions"), ("openai", "chat"), ("vllm", "completions"), ("vllm", "chat"),
-    ("ollama", "generate"), ("ollama", "chat"), ("tgi", None),
+    ("ollama", "generate"), ("ollama", "chat"), ("tgi", "generate"), ("tgi", "chat"),
     ("llama-server", "native"), ("llama-server", "completions"), ("llama-server", "chat"),
 ]  # fmt: skip
 every_route = pytest.mark.parametrize(("protocol", "endpoint"), ROUTES)
@@ -32,10 +32,10 @@ every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
 
 
 @asynccontextmanager
-async def serving(protocol, endpoint=None, model=FAST, script=None, **served):
+async def serving(protocol, endpoint=None, model=FAST, script=None, asked=None, **served):
     """An emulator, and the backend of that name after it has opened it."""
     async with emulator(protocol, model, Served(**served), script) as server:
-        settings = {"kind": protocol, "base_url": server.url}
+        settings = {"kind": protocol, "base_url": server.url, **(asked or {})}
         if endpoint is not None:
             settings["endpoint"] = endpoint
         config = RunConfig.model_validate({"backend": settings})
@@ -74,6 +74,31 @@ async def test_counts_and_instants_are_the_servers(protocol, endpoint):
     prefill = 0.004 + 0.001 * visit.prompt_tokens
     assert visit.first - visit.start == pytest.approx(prefill)
     assert visit.last - visit.first == pytest.approx(5 * 0.004)
+
+
+@every_route
+async def test_of_an_answer_in_one_piece_the_end_and_the_counts_are_known(protocol, endpoint):
+    async with serving(protocol, endpoint, asked={"streaming": False}) as (server, backend):
+        got = await perform(backend)
+
+    (visit,) = server.log.visits
+    assert (got.outcome, got.finish_reason) == ("ok", "length")
+    assert (got.prompt_tokens, got.output_tokens) == (visit.prompt_tokens, visit.output_tokens)
+    assert (got.first_token, got.ttft, got.tpot, got.chunks) == (None, None, None, 0)
+    assert visit.last <= got.last_token
+    assert got.latency >= visit.last - visit.arrival
+
+
+@every_route
+async def test_what_a_server_is_told_to_sample_it_takes(protocol, endpoint):
+    asked = {
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "frequency_penalty": 0.1,
+        "extra_body": {"user": "x"},
+    }
+    async with serving(protocol, endpoint, asked=asked) as (_, backend):
+        assert (await perform(backend)).outcome == "ok"
 
 
 @every_route

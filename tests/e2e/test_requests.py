@@ -55,3 +55,26 @@ def test_a_record_and_a_servers_log_are_joined_by_the_id(run):
     assert {record.asked_tokens for record in records.values()} == {6}
     for name, record in records.items():
         assert record.prompt_tokens == seen[name]["prompt_tokens"]
+
+
+WORDS = ("--temperature", "0.7", "--top-p", "0.9", "--extra-body", '{"user": "x"}')
+
+
+@pytest.mark.parametrize("protocol", ["vllm", "openai", "ollama", "tgi", "llama-server"])
+def test_answers_in_one_piece_have_an_end_and_counts(run, protocol):
+    found, log, summary = run(protocol, "--no-streaming", *WORDS, "--goodput", "e2el:30000")
+    (stage,) = summary["stages"]
+    assert stage["outcomes"] == {"ok": 20}
+    assert stage["output_tokens_mean"] == 6
+    assert stage["goodput"]["share"] == 1
+    assert (stage["ttft"], stage["tpot"], stage["icl"]) == (None, None, None)
+    served = min(visit["end"] - visit["arrival"] for visit in log)
+    assert stage["e2e"]["mean"] >= served
+    assert all(record.first_token is None for record in found.records())
+    assert found.manifest.config["backend"]["extra_body"] == {"user": "x"}
+
+
+def test_a_reply_may_end_by_itself(run):
+    found, _, summary = run("vllm", "--no-ignore-eos", served=("--stop-after", "3"))
+    assert summary["stages"][0]["output_tokens_mean"] == 3
+    assert {record.finish_reason for record in found.records()} == {"stop"}

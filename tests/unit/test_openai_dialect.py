@@ -190,7 +190,7 @@ def test_an_event_that_is_not_json_is_no_protocol():
     facts = OpenAiDialect().read(WireResponse(200, SSE, [b"data: {oops\n\n"]))
 
     assert facts.outcome == "bad_stream"
-    assert facts.error == "an event is not a JSON object: {oops"
+    assert facts.error == "not a JSON object: {oops"
 
 
 @pytest.mark.parametrize("kind", ["application/json", "text/html; charset=utf-8"])
