@@ -17,11 +17,11 @@ from contract.errors import TargetError
 from contract.text_table import render
 from loadgen.backends import BACKENDS
 from loadgen.backends.base import Backend, Request, Target, performed
+from loadgen.backends.fleet import servers
 from loadgen.backends.surveyed import Surveyed
 from loadgen.config import RunConfig
-from loadgen.readiness import wait_ready
+from loadgen.readiness import wait_all_ready
 from loadgen.stopwatch import Facts, Stopwatch
-from loadgen.wire import ServerBackend
 from loadgen.workload.lengths import fixed
 from loadgen.workload.prompts import LEAST_TOKENS, PromptSource
 
@@ -85,8 +85,8 @@ def _with_the_cache_at_work(config: RunConfig) -> RunConfig:
 async def _probe(config: RunConfig) -> Probe:
     backend = BACKENDS[config.backend.kind].build(config)
     try:
-        if isinstance(backend, ServerBackend) and config.wait_ready:
-            await wait_ready(backend, config.wait_ready, _said)
+        if config.wait_ready:
+            await wait_all_ready(servers(backend), config.wait_ready, _said)
         target = await backend.open()
         salt = time.time_ns() % 2**32
         short = await _ask(backend, _request(backend, config, SHORT_TOKENS, salt), config.timeout)

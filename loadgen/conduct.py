@@ -110,11 +110,10 @@ class Conduct:
 
     async def _reach(self) -> Target:
         if self.config.wait_ready:
-            from loadgen.readiness import wait_ready
-            from loadgen.wire import ServerBackend
+            from loadgen.backends.fleet import servers
+            from loadgen.readiness import wait_all_ready
 
-            assert isinstance(self.backend, ServerBackend)
-            await wait_ready(self.backend, self.config.wait_ready, self._say)
+            await wait_all_ready(servers(self.backend), self.config.wait_ready, self._say)
         return await self.backend.open()
 
     def _say(self, line: str) -> None:
@@ -147,6 +146,8 @@ class Conduct:
             f"run {manifest.run}: {target.model} on {self.backend.name}, "
             f"{stages}, /metrics on port {self._server.port}"
         )
+        for warning in target.warnings:
+            self.said(f"warning: {warning}")
 
     async def _stages(self, target: Target) -> None:
         watcher = asyncio.create_task(self._watch())

@@ -126,10 +126,10 @@ def first_request(config: RunConfig, source: Source) -> dict[str, Any]:
         body = {"prompt": asked.prompt, "output_tokens": asked.output_tokens}
         return {"method": None, "url": None, "headers": {}, "body": body}
     from loadgen.backends import BACKENDS
-    from loadgen.wire import ServerBackend
+    from loadgen.backends.fleet import servers
 
-    backend = BACKENDS[config.backend.kind].build(config)
-    assert isinstance(backend, ServerBackend)
+    # Whatever the route, the first of several servers gets the first request.
+    backend = servers(BACKENDS[config.backend.kind].build(config))[0]
     wire = backend.dialect.render(asked, _model(config))
     return {
         "method": "POST",

@@ -45,8 +45,9 @@ def manifest_of(
         server={
             "backend": backend,
             "address": target.address,
+            **({"addresses": list(target.addresses)} if target.addresses else {}),
             "version": target.version,
-            "remote": _remote(target.address),
+            "remote": any(map(_remote, target.addresses or (target.address,))),
             **target.notes,
         },
         host=host(),

@@ -24,6 +24,7 @@ PLAIN = (
 # Flags of the backend's own settings -> the backends that have them.
 ONLY_FOR = {
     "base_url": SERVERS,
+    "route": SERVERS,
     "client": SERVERS,
     "stamps": SERVERS,
     "headers": SERVERS,
@@ -53,8 +54,14 @@ def add_target_flags(parser: argparse.ArgumentParser) -> None:
     """What is driven: shared by `run` and `check`."""
     flag = parser.add_argument_group("target").add_argument
     flag("--backend", metavar="NAME", help=f"hf (default), {', '.join(SERVERS)}")
-    flag("--base-url", "--url", dest="base_url", metavar="URL",
-         help="where the server listens (default: the backend's customary address)")  # fmt: skip
+    flag("--base-url", "--url", action="append", dest="base_url", metavar="URL",
+         help="where the server listens (default: the backend's customary address); given again, "
+         "or U1,U2: several share the load")  # fmt: skip
+    flag(
+        "--route",
+        choices=("round-robin", "least-busy"),
+        help="several servers: in turn (default), or where fewest of our requests are in flight",
+    )
     flag("--model", metavar="NAME", help="model name or local folder (default: the only one there)")
     flag("--hardware", metavar="NAME", help="what the server runs on (default: this machine's GPU "
          "or processor; unknown for a server elsewhere)")  # fmt: skip

@@ -7,7 +7,7 @@ while its model loads. Any other answer is one: what is wrong with it is the pre
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from contract.errors import TargetError
@@ -54,6 +54,19 @@ async def wait_ready(server: Waited, seconds: float, said: Callable[[str], None]
         await server.close()
     if reminded is not None:
         said(f"{server.address} is ready after {now() - began:.1f} s")
+
+
+async def wait_all_ready(
+    servers: Iterable[Waited], seconds: float, said: Callable[[str], None]
+) -> None:
+    """The same of several at once; TargetError with the reason of each that is not in time."""
+    waits = (wait_ready(server, seconds, said) for server in servers)
+    ended = await asyncio.gather(*waits, return_exceptions=True)
+    errors = [error for error in ended if error is not None]
+    if errors and all(isinstance(error, TargetError) for error in errors):
+        raise TargetError("; ".join(map(str, errors)))
+    for error in errors:
+        raise error
 
 
 async def _why_not(server: Waited, left: float) -> str | None:

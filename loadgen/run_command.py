@@ -90,7 +90,7 @@ def _read(name: str, value: Any) -> Any:
         return {header.strip(): text.strip() for header, _, text in pairs}
     if name == "extra_body":
         return _json(value)
-    return " ".join(value) if isinstance(value, list) else value
+    return " ".join(value) if name == "goodput" else value
 
 
 def _json(text: str) -> Any:

@@ -94,12 +94,16 @@ class Facts:
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Instants of one exchange, in the clock's seconds. `mark` is safe from any thread."""
+    """Instants of one exchange, in the clock's seconds. `mark` is safe from any thread.
+
+    `address` is the place of the server it goes to, where there are several.
+    """
 
     clock: Callable[[], float]
     due: float
     sent_at: float | None = None
     marks: array[float] = field(default_factory=lambda: array("d"))
+    address: int | None = None
 
     def sent(self) -> None:
         """The request is handed over: the first call counts."""
@@ -161,6 +165,7 @@ def record(
         counted_chunks=facts.counted,
         asked_tokens=asked,
         first_answer=None if facts.answer is None else marks[facts.answer],
+        address=watch.address,
     )
 
 

@@ -31,9 +31,13 @@ def _hf(config: RunConfig) -> Backend:
 
 
 def _server(config: RunConfig, dialect: Dialect, family: Family | None = None) -> Backend:
-    """The wire client in one dialect, with what its family's own pages add."""
+    """The wire client in one dialect, with what its family's own pages add; one for each address.
+
+    ConfigError for an address that is none, or given twice.
+    """
     import os
 
+    from loadgen.backends.fleet import CUSTOMARY, Fleet
     from loadgen.backends.settings import HfSettings
     from loadgen.backends.surveyed import Surveyed
     from loadgen.wire import ServerBackend, WireOptions
@@ -41,14 +45,21 @@ def _server(config: RunConfig, dialect: Dialect, family: Family | None = None) -
     settings = config.backend
     assert not isinstance(settings, HfSettings)
     entry = BACKENDS[settings.kind]
-    url = settings.base_url or str(entry.address)
     headers = settings.header_values(os.environ)
     options = WireOptions(client=settings.client, stamps=settings.stamps, headers=headers)
     if config.keeps_text:
         options = replace(options, kept_budget=options.body_budget)
-    if family is None:
-        return ServerBackend(dialect, url, config.model, start=entry.start, options=options)
-    return Surveyed(dialect, url, config.model, family=family, start=entry.start, options=options)
+
+    def server(url: str) -> ServerBackend:
+        model, start = config.model, entry.start
+        if family is None:
+            return ServerBackend(dialect, url, model, start=start, options=options)
+        return Surveyed(dialect, url, model, family=family, start=start, options=options)
+
+    servers = [server(url) for url in settings.base_url or (str(entry.address),)]
+    if len(servers) == 1:
+        return servers[0]
+    return Fleet(servers, settings.route or CUSTOMARY)
 
 
 def _openai(config: RunConfig) -> Backend:

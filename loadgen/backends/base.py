@@ -58,7 +58,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the preflight found: goes into the manifest. Unknown is None."""
+    """What the preflight found: goes into the manifest. Unknown is None.
+
+    Of several servers `addresses` are all, and `address` is None.
+    """
 
     model: str
     models: tuple[str, ...] = ()
@@ -69,6 +72,8 @@ class Target:
     weight_bytes: int | None = None
     context_length: int | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    addresses: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Landing(Protocol):

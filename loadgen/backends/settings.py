@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from contract.config import StrictModel
 from contract.errors import ConfigError
@@ -46,13 +46,14 @@ class HfSettings(StrictModel):
 
 
 class WireSettings(StrictModel):
-    """How requests reach a server.
+    """How requests reach a server, or each of several; `route` chooses among them.
 
     A header's value of the form `$NAME` is read from the environment when it is used, so that a
     secret stands in no file: not in the configuration, not in the manifest.
     """
 
-    base_url: str | None = None
+    base_url: tuple[str, ...] | None = None
+    route: Literal["round-robin", "least-busy"] | None = None
     wait_ready: Annotated[float, Field(ge=0, le=86_400)] = 0.0  # seconds
     client: Literal["wire", "aiohttp"] = "wire"
     stamps: Literal["kernel", "user"] = "kernel"
@@ -70,6 +71,27 @@ class WireSettings(StrictModel):
                 raise ConfigError(f"--header: {name} holds characters that no header can carry")
             values[name] = value
         return values
+
+    @field_validator("base_url", mode="before")
+    @classmethod
+    def _one_by_one(cls, given: Any) -> Any:
+        """An address, several with commas between them, or a list."""
+        if given is None:
+            return None
+        texts = given if isinstance(given, list | tuple) else [given]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"base_url: a URL or a list of them is wanted, given {given!r}")
+        addresses = [address.strip() for text in texts for address in text.split(",")]
+        if not addresses or not all(addresses):
+            raise ValueError("base_url: an empty address is given, say what is meant or leave it")
+        return tuple(addresses)
+
+    @field_validator("route")
+    @classmethod
+    def _something_to_choose(cls, route: str | None, others: ValidationInfo) -> str | None:
+        if route is not None and len(others.data.get("base_url") or ()) < 2:
+            raise ValueError(f"route: {route} given, allowed: with several base_url")
+        return route
 
     @field_validator("headers")
     @classmethod

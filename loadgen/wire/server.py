@@ -111,14 +111,25 @@ class ServerBackend:
             notes=notes,
         )
 
+    def expect(self, model: str) -> None:
+        """Ask for this model where none was given; before `open`."""
+        self._model = self._model or model
+
     def tokenizer(self) -> Tokenizer | None:
         """None: the server counts, in its usage."""
         return None
 
     def prepare(self, request: Request) -> Prepared:
         """Its bytes, rendered before it is due."""
+        return self.framed(request, self.rendered(request))
+
+    def rendered(self, request: Request) -> WireRequest:
+        """As any server of this protocol and model is asked for it."""
         assert self._model is not None, "open() finds the model out"
-        wire = self.dialect.render(request, self._model)
+        return self.dialect.render(request, self._model)
+
+    def framed(self, request: Request, wire: WireRequest) -> Prepared:
+        """Its bytes as they go out to this server."""
         return Prepared(request, self._client.render(wire, request_id=request.id))
 
     def begin(

@@ -156,6 +156,14 @@ def test_as_json_it_is_one_document(capsys):
 
 
 @pytest.mark.usefixtures("_own_signals")
+@pytest.mark.parametrize("route", ["round-robin", "least-busy"])
+def test_of_several_servers_the_first_gets_the_first_request(capsys, route):
+    assert main([*WORDS, "--base-url", "http://127.0.0.1:10", "--route", route, "--json"]) == 0
+    url = json.loads(capsys.readouterr().out)["request"]["url"]
+    assert url == "http://127.0.0.1:9/v1/completions"
+
+
+@pytest.mark.usefixtures("_own_signals")
 def test_a_search_says_its_first_stage_and_where_it_may_end(capsys):
     words = ["find", *WORDS[1:], "--goodput", "ttft:200", "--max", "20", "--json"]
     assert main(words) == 0
@@ -172,6 +180,7 @@ def test_a_search_says_its_first_stage_and_where_it_may_end(capsys):
         (["--agents", "4..1"], 2, "'4..1' is empty"),
         (["--dataset", "absent.jsonl"], 2, "absent.jsonl: no such file"),
         (["--base-url", "nowhere"], 2, "is not an HTTP address"),
+        (["--base-url", "http://127.0.0.1:9/"], 2, "http://127.0.0.1:9 is given twice"),
         (["--header", "X:$LOADSTONE_ABSENT"], 2, "LOADSTONE_ABSENT from the environment"),
         (["--dataset", "broken.jsonl"], 4, "broken.jsonl:1"),
     ],

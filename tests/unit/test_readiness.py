@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from contract.errors import TargetError
-from loadgen.readiness import wait_ready
+from loadgen.readiness import wait_all_ready, wait_ready
 
 
 class Starting:
@@ -76,3 +76,14 @@ def test_in_vain_it_is_one_line_with_the_reason_and_the_seconds(jump):
         waited(jump, server, 3.2)
     assert server.asked[-1] == ("/health", 3.2)  # a last look when time is up
     assert not server.open
+
+
+def test_several_are_waited_for_at_once_and_each_that_is_late_is_named(jump):
+    quick, slow, never = (
+        Starting((until, "connection refused"), (99, 200)) for until in (2, 8, 90)
+    )
+    jump(wait_all_ready([quick, slow], 30, lambda _line: None))
+    assert (quick.asked[-1][1], slow.asked[-1][1]) == (2, 8)
+    with pytest.raises(TargetError, match=r"5\.0 s for it; no server .* 5\.0 s for it$"):
+        jump(wait_all_ready([never, quick, never], 5, lambda _line: None))
+    assert [server.open for server in (quick, slow, never)] == [False] * 3
