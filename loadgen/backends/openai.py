@@ -170,7 +170,9 @@ def _ending(reading: Reading, response: WireResponse) -> tuple[str, str | None]:
 
 def _is_event_stream(headers: Mapping[str, str]) -> bool:
     """An absent content type is left to the body to decide."""
-    kind = _folded(headers).get("content-type", "text/event-stream")
+    kind = headers.get("Content-Type") or headers.get("content-type")
+    if kind is None:
+        kind = _folded(headers).get("content-type", "text/event-stream")
     return kind.partition(";")[0].strip().lower() == "text/event-stream"
 
 

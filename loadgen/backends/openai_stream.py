@@ -78,9 +78,12 @@ class Reading:
                     self.said.append(_answer(choice))
                 if isinstance(reason := choice.get("finish_reason"), str):
                     self.finish_reason = reason
-        self.usage = _mapping(document.get("usage")) or self.usage
-        self.metrics = _mapping(document.get("metrics")) or self.metrics
-        self.timings = _mapping(document.get("timings")) or self.timings
+        if usage := document.get("usage"):
+            self.usage = _mapping(usage) or self.usage
+        if metrics := document.get("metrics"):
+            self.metrics = _mapping(metrics) or self.metrics
+        if timings := document.get("timings"):
+            self.timings = _mapping(timings) or self.timings
 
     def facts(self, outcome: str, error: str | None, status: int | None) -> Facts:
         """What it all came to."""
@@ -156,7 +159,7 @@ def _repeats(data: bytes, frame: tuple[bytes, bytes]) -> bool:
 def _speaks(choice: dict[str, Any]) -> bool:
     delta = choice.get("delta")
     if isinstance(delta, dict):
-        return any(delta.get(name) for name in _SPEECH)
+        return bool(delta.get("content")) or any(map(delta.get, _SPEECH))
     return bool(choice.get("text"))
 
 

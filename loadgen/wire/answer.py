@@ -12,7 +12,15 @@ from typing import overload
 
 from contract.errors import BackendError
 from loadgen.backends.base import Raw, WireResponse
-from loadgen.wire.frames import Chunks, Head, chunks_are_whole, find_head, not_http, read_head
+from loadgen.wire.frames import (
+    Chunks,
+    Head,
+    chunks_are_whole,
+    find_head,
+    not_http,
+    read_head,
+    reads_are_chunks,
+)
 from loadgen.wire.keep import Keep
 
 KEPT_BUDGET = 128 * 1024  # bytes kept of one event stream
@@ -108,7 +116,8 @@ class Answer:
             end = b"".join(self.reads[-len(_LAST_CHUNK) :])
         if end.endswith(_LAST_CHUNK) or end == _LAST_CHUNK[2:]:
             whole = self.reads[0] if len(self.reads) == 1 else b"".join(self.reads)
-            if chunks_are_whole(whole) and len(whole) <= self._body_budget:
+            framed = reads_are_chunks(self.reads) or chunks_are_whole(whole)
+            if framed and len(whole) <= self._body_budget:
                 self._raw = Raw(whole, self.reads)
                 self.done = True
                 self.reusable = self.head is not None and self.head.keeps

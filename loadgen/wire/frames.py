@@ -6,7 +6,7 @@ RFC 9112; every violation is BackendError(`bad_stream`).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -14,6 +14,7 @@ from contract.errors import BackendError
 
 HEAD_BUDGET = 64 * 1024  # bytes of one head
 SIZE_LINE = 4096  # bytes of one chunk-size line, extensions included, and of one trailer
+_END = b"\r\n0\r\n\r\n"  # of a last chunk, and the one of no size after it
 _SMALL_CHUNK = 400  # bytes below which splitting beats hopping
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n\x00]*)?")
@@ -139,6 +140,21 @@ class _SplitSizes(dict[bytes, int]):
 
 SIZES = _Sizes()
 _SPLIT_SIZES = _SplitSizes()
+
+
+def reads_are_chunks(reads: Sequence[bytes]) -> bool:
+    """Whether each read is one chunk of a known size, and the last one ends the body besides.
+
+    So most servers' writes arrive. False says nothing.
+    """
+    last = len(reads) - 1
+    for number, read in enumerate(reads):
+        at = read.find(b"\r\n")
+        end = at + 2 + (SIZES.get(read[:at]) or -4)  # unknown, or the size that ends a body
+        rest = _END if number == last else b"\r\n"
+        if at < 0 or len(read) - end != len(rest) or not read.endswith(rest):
+            return False
+    return True
 
 
 def chunks_are_whole(body: bytes) -> bool:

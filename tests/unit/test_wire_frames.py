@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from contract.errors import BackendError
-from loadgen.wire.frames import Chunks, chunks_are_whole, find_head, read_head
+from loadgen.wire.frames import Chunks, chunks_are_whole, find_head, read_head, reads_are_chunks
 
 
 def head(*lines):
@@ -131,3 +131,19 @@ def test_what_follows_the_end_is_surplus():
 def test_what_is_no_chunked_body(body):
     with pytest.raises(BackendError, match="not HTTP"):
         Chunks().feed(body)
+
+
+def test_reads_that_are_chunks_each_are_known_for_whole():
+    reads = [b"3\r\nabc\r\n", b"3\r\nd\r\n\r\n", b"3\r\nefg\r\n0\r\n\r\n"]
+    assert chunks_are_whole(b"".join(reads))  # from here on their size is known
+    assert reads_are_chunks(reads)
+    for wrong in (
+        [b"3\r\nab", b"c\r\n0\r\n\r\n"],
+        [b"3\r\nabc\r\n", b"0\r\n\r\n"],
+        [b"3\r\nabcd\r\n0\r\n\r\n"],
+        [b"4\r\nabc\r\n0\r\n\r\n"],
+        [b"3\r\nabc\r\n\r\n0\r\n\r\n"],
+        [b"", *reads],
+        [reads[0], b"0\r\n\r\n", reads[2]],
+    ):
+        assert not reads_are_chunks(wrong)
