@@ -73,6 +73,7 @@ class Conduct:
     _server: MetricsServer = field(init=False)
     _reaching: asyncio.Task[Target] = field(init=False)
     _epoch: float = field(init=False, default=0.0)
+    _unreset: dict[int, str] = field(init=False, default_factory=dict)  # stage -> why
     _ended: list[RequestRecord] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
@@ -187,6 +188,8 @@ class Conduct:
         )
         self.progress.stage, self.progress.number = stage, plan.number
         self.said(f"stage {self.progress.place}: {plan.key.level}")
+        if self.config.reset_cache:
+            await self._reset_cache(plan.number)
         with suppress(BackendError):  # if nothing answers, the requests will say so
             await self.backend.warm(min(MOST_WARM, max(1, plan.key.agents)))
         if not self._source.listens:
@@ -210,6 +213,16 @@ class Conduct:
         self.summaries.append(stage_summary(done, tally, percentiles, lags))
         if self.interrupted is None:
             self._course.ended(stage, done, tally)
+
+    async def _reset_cache(self, stage: int) -> None:
+        """Empty the server's prefix cache, or say once that it cannot be done."""
+        from loadgen.backends.fleet import servers
+        from loadgen.backends.surveyed import reset_caches
+
+        if (why := await reset_caches(servers(self.backend))) is not None:
+            if not self._unreset:
+                self.said(f"warning: the prefix cache is not reset: {why}")
+            self._unreset[stage] = why
 
     def _tally(self, stage: Windowed, begun: int) -> Tally:
         """A stage's records, read back from where it began. DataError when not all are there."""
@@ -278,6 +291,7 @@ class Conduct:
 
     def _end(self, status: RunStatus, note: str) -> None:
         self._observer.load(0, 0)
+        note = "; ".join(part for part in (note, _not_reset(self._unreset)) if part)
         failing = status != "complete" and self.interrupted is None
         # On a disk that is full these raise too: the first cause is already on its way.
         with suppress(DataError) if failing else nullcontext():
@@ -308,3 +322,9 @@ class Conduct:
         # Scrapes are counted on another thread, hence no event to wait for.
         while self._server.scrapes < seen + 2 and time.monotonic() < give_up:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
+
+
+def _not_reset(stages: dict[int, str]) -> str:
+    """The manifest's note on stages that began with what the cache held."""
+    why = next(iter(stages.values()), "")
+    return f"prefix cache not reset before stage {', '.join(map(str, stages))}: {why}" * bool(why)

@@ -15,6 +15,14 @@ def add_wait_flag(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_reset_flag(parser: argparse.ArgumentParser) -> None:
+    """The same start for every stage."""
+    parser.add_argument(
+        "--reset-cache", action="store_true", default=None,
+        help="vllm, llama-server: empty the prefix cache before every stage",
+    )  # fmt: skip
+
+
 def add_dry_run_flag(parser: argparse.ArgumentParser) -> None:
     """Look before you leap."""
     parser.add_argument(

@@ -9,7 +9,13 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from contract.errors import ConfigError
-from loadgen.backends.settings import CUSTOMARY, HfSettings, OllamaSettings, Settings
+from loadgen.backends.settings import (
+    CUSTOMARY,
+    RESETTABLE,
+    HfSettings,
+    OllamaSettings,
+    Settings,
+)
 from loadgen.goodput import parse_goodput
 from loadgen.load_settings import LoadSettings, PromptSettings, Seconds
 from loadgen.percentiles import CUSTOMARY as CUSTOMARY_PERCENTILES
@@ -31,6 +37,7 @@ class RunConfig(PromptSettings, LoadSettings):
     grace_period: Annotated[float, Field(ge=0, le=86_400)] = 30.0
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     percentiles: tuple[float, ...] = CUSTOMARY_PERCENTILES
+    reset_cache: bool = False  # empty the server's prefix cache before every stage
     output_dir: str = "runs"
     save_text: bool = False  # prompts and replies, into replies.jsonl
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 9210
@@ -88,6 +95,15 @@ class RunConfig(PromptSettings, LoadSettings):
             raise ValueError(
                 f"isl {self.isl} + osl {self.osl} do not fit into num_ctx {context}; "
                 "shorten them or raise num_ctx"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_reset(self) -> RunConfig:
+        kind = self.backend.kind
+        if self.reset_cache and kind not in RESETTABLE:
+            raise ValueError(
+                f"reset_cache: not for backend '{kind}', only for {', '.join(RESETTABLE)}"
             )
         return self
 

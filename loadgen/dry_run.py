@@ -59,6 +59,7 @@ def document(
         "requests": _sum([stage.requests for stage in stages]),
         "prompt_tokens": _sum([stage.prompt_tokens for stage in stages]),
         "output_tokens": _sum([stage.output_tokens for stage in stages]),
+        "reset_cache": config.reset_cache,
         "per_request": {
             "prompt_tokens": each.prompt_tokens,
             "output_tokens": each.output_tokens,
@@ -98,6 +99,7 @@ def lines(
         render(HEADER, [_row(stage) for stage in stages], left=4),
         "",
         f"duration: {_lasting(*duration(stages), config.grace_period)}",
+        *(["before every stage: the prefix cache is reset"] if config.reset_cache else []),
         f"tokens: {each.prompt_tokens:.6g} of prompt and {each.output_tokens:.6g} of output a "
         f"request ({each.says}); {totals}",
         "",

@@ -57,6 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
     flags.add_window_flags(parser)
     flags.add_output_flags(parser)
     conduct_flags.add_wait_flag(parser)
+    conduct_flags.add_reset_flag(parser)
     conduct_flags.add_dry_run_flag(parser)
 
 

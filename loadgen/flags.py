@@ -18,7 +18,7 @@ PLAIN = (
     "turns", "arrival", "request_rate", "rate_stages", "burstiness", "max_concurrency", "trace",
     "trace_type", "trace_time_unit", "trace_speed", "think", "duration", "request_count",
     "warmup_requests", "warmup_duration", "most_errors", "goodput", "repeats", "timeout",
-    "grace_period", "seed", "percentiles", "output_dir", "save_text", "metrics_port",
+    "grace_period", "seed", "reset_cache", "percentiles", "output_dir", "save_text", "metrics_port",
     "metrics_address", "metrics_linger",
 )  # fmt: skip
 # Flags of the backend's own settings -> the backends that have them.

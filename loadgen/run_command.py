@@ -39,6 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
     flags.add_stop_flags(parser)
     flags.add_output_flags(parser)
     conduct_flags.add_wait_flag(parser)
+    conduct_flags.add_reset_flag(parser)
     conduct_flags.add_dry_run_flag(parser)
 
 

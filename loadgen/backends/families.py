@@ -26,6 +26,15 @@ class Page:
     document: Mapping[str, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """The requests that empty a prefix cache, and what a server has to be started with for it to
+    take them."""
+
+    pages: Callable[[Target], tuple[Page, ...]]
+    wants: str
+
+
 def _no_pages(_model: str) -> tuple[Page, ...]:
     return ()
 
@@ -40,7 +49,7 @@ class Family:
 
     `describe` adds to a target what `pages` say, in their order. `presence` is the page that
     tells whether a model is in memory, `present` reads it (None: it does not say). `unloading`
-    is the request that puts a model out of memory.
+    is the request that puts a model out of memory, `reset` empties the prefix cache.
     """
 
     survey: Survey = field(default_factory=Survey)
@@ -49,6 +58,7 @@ class Family:
     presence: Page | None = None
     present: Callable[[Any, str], bool | None] = lambda _document, _model: None
     unloading: Callable[[str], Page] | None = None
+    reset: Reset | None = None
 
 
 def ollama(num_ctx: int | None = None) -> Family:
@@ -86,13 +96,18 @@ def llama_server() -> Family:
         describe=_describe_llama_server,
         presence=Page("/props"),
         present=_awake,
+        reset=Reset(_erasing, "--slot-save-path"),
     )
 
 
 def vllm() -> Family:
-    """vLLM: its list of models says nearly everything; `/is_sleeping` exists in dev mode only."""
+    """vLLM: its list of models says nearly everything; `/is_sleeping` and the reset of its cache
+    exist in dev mode only."""
     return Family(
-        survey=Survey(ready_path="/health"), presence=Page("/is_sleeping"), present=_awake
+        survey=Survey(ready_path="/health"),
+        presence=Page("/is_sleeping"),
+        present=_awake,
+        reset=Reset(lambda _target: (Page("/reset_prefix_cache", {}),), "VLLM_SERVER_DEV_MODE=1"),
     )
 
 
@@ -168,6 +183,12 @@ def _describe_llama_server(target: Target, documents: Sequence[Any]) -> Target:
         quantization=target.quantization or text(_props(props, "model_ftype")),
         notes=_noted(target, notes),
     )
+
+
+def _erasing(target: Target) -> tuple[Page, ...]:
+    """Every slot forgets what it held."""
+    slots = count(target.notes.get("slots")) or 1
+    return tuple(Page(f"/slots/{slot}?action=erase", {}) for slot in range(slots))
 
 
 def _only_these(target: Target) -> None:

@@ -22,6 +22,7 @@ CUSTOMARY = {
     "tgi": _SERVER,
     "llama-server": _SERVER,
 }
+RESETTABLE = ("vllm", "llama-server")  # whose prefix cache a request can empty
 # Headers that frame or authorise a request: the client writes them.
 OURS = ("host", "content-length", "content-type", "transfer-encoding", "connection",
         "accept-encoding", "authorization")  # fmt: skip

@@ -7,7 +7,7 @@ request itself can tell.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +42,7 @@ class Surveyed(ServerBackend):
         )
         self._family = family
         self._served = ""
+        self._target: Target | None = None
         self._cold = False
 
     async def open(self) -> Target:
@@ -56,7 +57,8 @@ class Surveyed(ServerBackend):
             await self.close()
             raise
         noted = {} if loaded is None else {"loaded_before": loaded}
-        return replace(target, notes={**target.notes, **noted})
+        self._target = replace(target, notes={**target.notes, **noted})
+        return self._target
 
     async def examined(self, target: Target) -> Target:
         """`target` with what the pages say now; TargetError when they contradict it."""
@@ -91,6 +93,21 @@ class Surveyed(ServerBackend):
                 return
             await asyncio.sleep(UNLOAD_STEP)
         raise TargetError(f"'{self._served}' is still in memory after {UNLOAD_SECONDS:g} s")
+
+    async def reset_cache(self) -> str | None:
+        """Empty the server's prefix cache; in words why not, where it did not do so."""
+        reset = self._family.reset
+        if reset is None or self._target is None:
+            return f"{self.name} has no request that empties its prefix cache"
+        for page in reset.pages(self._target):
+            try:
+                status, _ = await self.fetch(page.path, page.document)
+            except TargetError as error:
+                return str(error)
+            if status != 200:
+                where = f"{self.address}{page.path}"
+                return f"HTTP {status} from {where}; it wants a server with {reset.wants}"
+        return None
 
     def begin(
         self, prepared: Prepared, watch: Stopwatch, timeout: float, landing: Landing
@@ -131,6 +148,13 @@ class _Cold:
 
     def failed(self, error: BaseException) -> None:
         self._landing.failed(error)
+
+
+async def reset_caches(servers: Iterable[ServerBackend]) -> str | None:
+    """Empty the prefix caches of all of them; in words why not, where one was not emptied."""
+    able = [server for server in servers if isinstance(server, Surveyed)]
+    found = await asyncio.gather(*(server.reset_cache() for server in able))
+    return "; ".join(why for why in found if why is not None) or None
 
 
 def with_load(facts: Facts, watch: Stopwatch) -> Facts:

@@ -6,6 +6,7 @@ It announces keep-alive, and closes the connection after every stream.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from loadgen.fakes.protocol import DEFAULT_TOKENS, Ask, Job, Reply, event, reply
 from loadgen.fakes.timings import timings
 
 NATIVE = "/completion"
+_ERASE = re.compile(r"/slots/(\d+)\?action=erase")
 REFUSED = {
     "busy": (503, "Loading model", "unavailable_error"),
     "rate_limit": (429, "Too many requests", "rate_limit_error"),
@@ -43,6 +45,8 @@ class LlamaServer(OpenAI):
         return super().generates(call) or (call.method, call.path) == ("POST", NATIVE)
 
     def page(self, call: Call, pace: Pace) -> Reply | None:
+        if call.method == "POST" and (slot := _ERASE.fullmatch(call.path)):
+            return self._erase(int(slot[1]), pace)
         pages: dict[str, Callable[[], Any]] = {
             "/health": lambda: {"status": "ok"},
             "/props": lambda: self._props(pace),
@@ -185,6 +189,11 @@ class LlamaServer(OpenAI):
             "build_info": "fake-1",
             "is_sleeping": asleep,
         }
+
+    def _erase(self, slot: int, pace: Pace) -> Reply:
+        """Its one cache stands for those of all slots."""
+        erased = pace.steps.cache.clear() if isinstance(pace, Stepped) else 0
+        return reply(200, {"id_slot": slot, "n_erased": erased})
 
     def _slots(self, pace: Pace) -> list[dict[str, Any]]:
         steps = pace.steps if isinstance(pace, Stepped) else None

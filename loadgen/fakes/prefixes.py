@@ -36,9 +36,11 @@ class PrefixCache:
         while len(self._held) > self._capacity:
             self._held.popitem(last=False)
 
-    def clear(self) -> None:
-        """Forget everything, as an unloaded model does."""
+    def clear(self) -> int:
+        """Forget everything, as an unloaded model does; returns the tokens that were held."""
+        held = len(self._held) * (self._block or 0)
         self._held.clear()
+        return held
 
     def _keys(self, tokens: Sequence[str]) -> Iterator[int]:
         """One key per whole block, made of the block and all before it."""

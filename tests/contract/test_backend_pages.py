@@ -221,6 +221,18 @@ async def test_a_refused_unload_is_one_line():
 
 
 @pytest.mark.asyncio
+async def test_a_reset_that_is_refused_says_what_the_server_wants():
+    pages = {"GET /v1/models": {"data": [{"id": "tiny"}]}, "POST /slots/0?action=erase": {}}
+    props = {"GET /props": {"total_slots": 2}}
+
+    async with opened("llama-server", Script(pages | props)) as (backend, _):
+        why = await backend.reset_cache()
+
+    wanted = f"HTTP 404 from {backend.address}/slots/1?action=erase; it wants a server with"
+    assert why == f"{wanted} --slot-save-path"
+
+
+@pytest.mark.asyncio
 async def test_tgi_under_a_wrong_name_is_refused():
     said = {"token": {"text": "a"}, "details": {"finish_reason": "length"}}
     reply = b"data: " + json.dumps(said).encode() + b"\n\n"

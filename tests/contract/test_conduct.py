@@ -11,21 +11,23 @@ from contract.rundir import Run
 from loadgen.backends import BACKENDS
 from loadgen.conduct import Conduct
 from loadgen.config import RunConfig
+from loadgen.fakes.emulator import Served, emulator
 from loadgen.fakes.script import Script
 from loadgen.fakes.server import FakeServer
+from loadgen.fakes.steps import StepModel
 from loadgen.signals import ENDING
 
 pytestmark = pytest.mark.asyncio
 
 
-def conduct_of(url, folder, **more):
+def conduct_of(url, folder, kind="openai", **more):
     """A run against the server at `url`, which keeps its files in `folder`."""
     document = {
-        "backend": {"kind": "openai", "base_url": url},
+        "backend": {"kind": kind, "base_url": url},
         "model": "tiny", "isl": 8, "osl": 4, "metrics_port": 0, "output_dir": str(folder), **more,
     }  # fmt: skip
     config = validate(RunConfig, document)
-    return Conduct(config, BACKENDS["openai"].build(config))
+    return Conduct(config, BACKENDS[kind].build(config))
 
 
 async def under_way(conduct, completions=20):
@@ -85,3 +87,50 @@ async def test_a_server_that_comes_back_within_a_second_is_survived(tmp_path):
     after = [r for r in run.records() if r.outcome == "ok" and r.due > came]
     assert {r.agent for r in after} == {0, 1, 2, 3}
     assert min(r.due for r in after) < came + 1.1
+
+
+QUICK = {"agents": [1, 2], "request_count": 4, "reset_cache": True}
+
+
+async def test_a_cache_is_reset_before_every_stage(tmp_path):
+    async with emulator("vllm", StepModel(step_seconds=0.001), Served()) as server:
+        resets = []
+        page = server.front.page
+
+        def hearing(call, pace):
+            if call.path == "/reset_prefix_cache":
+                resets.append((call.method, len(server.log.visits)))
+            return page(call, pace)
+
+        server.front.page = hearing
+        path = await conduct_of(server.url, tmp_path, "vllm", **QUICK).run()
+    assert resets == [("POST", 0), ("POST", Run.open(path).stages[0].sent)]
+    assert Run.open(path).manifest.note is None
+
+
+async def test_of_several_servers_all_are_reset_and_those_that_refuse_are_named(tmp_path):
+    async with (
+        emulator("vllm", StepModel(step_seconds=0.001), Served()) as able,
+        FakeServer(Script(service_seconds=0.01)) as unable,
+    ):
+        conduct = conduct_of([able.url, unable.url], tmp_path, "vllm", **QUICK)
+        run = Run.open(await conduct.run())
+    assert f"stage 1, 2: HTTP 404 from {unable.url}/reset_prefix_cache;" in run.manifest.note
+    assert able.url not in run.manifest.note
+
+
+async def test_a_cache_that_cannot_be_reset_is_one_warning_and_a_note(tmp_path):
+    said = []
+    async with FakeServer(Script(service_seconds=0.01)) as server:
+        conduct = conduct_of(server.url, tmp_path, "vllm", **QUICK)
+        conduct.said = said.append
+        run = Run.open(await conduct.run())
+    why = (
+        f"HTTP 404 from {server.url}/reset_prefix_cache; it wants a server with "
+        "VLLM_SERVER_DEV_MODE=1"
+    )
+    assert [line for line in said if line.startswith("warning:")] == [
+        f"warning: the prefix cache is not reset: {why}"
+    ]
+    assert run.status == "complete"
+    assert run.manifest.note == f"prefix cache not reset before stage 1, 2: {why}"

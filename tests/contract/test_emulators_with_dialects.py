@@ -9,6 +9,7 @@ import pytest
 
 from loadgen.backends import BACKENDS
 from loadgen.backends.base import Request
+from loadgen.backends.settings import RESETTABLE
 from loadgen.config import RunConfig
 from loadgen.fakes.emulator import PROTOCOLS, Served, emulator
 from loadgen.fakes.script import Script
@@ -242,3 +243,36 @@ async def test_a_server_that_listens_is_ready(protocol):
         await backend.close()
 
     assert said == []
+
+
+@pytest.mark.parametrize("protocol", RESETTABLE)
+async def test_a_cache_that_was_reset_answers_nobody(protocol):
+    model = replace(FAST, prefix_block=PROTOCOLS[protocol].prefix_block)
+    told = {"cache_prompt": True} if protocol == "llama-server" else {}
+    request = Request(prompt=" ".join(["bada"] * 64), output_tokens=2)
+    async with emulator(protocol, model, Served()) as server:
+        settings = {"kind": protocol, "base_url": server.url, **told}
+        backend = BACKENDS[protocol].build(RunConfig.model_validate({"backend": settings}))
+        await backend.open()
+        cached = [await cached_tokens(backend, request) for _ in range(2)]
+        assert await backend.reset_cache() is None
+        cached += [await cached_tokens(backend, request) for _ in range(2)]
+        await backend.close()
+
+    assert cached[0] == cached[2] == 0
+    assert cached[1] == cached[3] >= 48
+
+
+async def cached_tokens(backend, request):
+    """How many tokens of a prompt the server says it held already."""
+    return (await ask(backend, request)).server.cached_prompt_tokens
+
+
+async def test_whose_cache_can_be_reset_is_known_beforehand():
+    able = []
+    for kind in set(BACKENDS) - {"hf"}:
+        config = RunConfig.model_validate({"backend": {"kind": kind}})
+        backend = BACKENDS[kind].build(config)
+        family = getattr(backend, "_family", None)
+        able += [kind] if family is not None and family.reset is not None else []
+    assert sorted(able) == sorted(RESETTABLE)

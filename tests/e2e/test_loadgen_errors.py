@@ -44,6 +44,7 @@ FAST = ("--model", "tiny-gpt2", "--isl", "8", "--osl", "4", "--metrics-port", "0
         (["--backend", "vllm", "--extra-body", "[1]"], "--extra-body: '[1]' given, allowed: an"),
         (["--backend", "vllm", "--extra-body", '{"a": NaN}'], "is not JSON"),
         (["--backend", "vllm", "--extra-body", '{"stream": 1}'], "'stream' is chosen by"),
+        (["--backend", "tgi", "--reset-cache"], "not for backend 'tgi', only for vllm, llama"),
         (["--config", "absent.yaml"], "absent.yaml: no such file"),
         (["--output-dir", "/dev/null/runs"], "--output-dir"),
     ],

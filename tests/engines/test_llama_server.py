@@ -1,15 +1,22 @@
 """llama.cpp's llama-server as it is: counts, times, cold starts, and its sudden death."""
 
+import asyncio
 import json
 import os
 import re
 import signal
 import subprocess
+import time
 from statistics import median
 
 import pytest
 
 from contract.rundir import Run, find_run
+from loadgen.backends import BACKENDS
+from loadgen.backends.base import Request
+from loadgen.config import RunConfig
+from loadgen.stopwatch import Stopwatch
+from loadgen.workload.words import WORDS
 
 ISL, OSL, SLOTS = 64, 48, 4
 ENDPOINTS = ("native", "completions", "chat")
@@ -128,3 +135,37 @@ def test_a_killed_engine_ends_the_run_as_partial_and_its_records_stay(
     assert outcomes.count("bad_stream") <= 2
     assert len(outcomes) < alive + 40
     assert all(record.output_tokens == OSL for record in ended[:alive])
+
+
+def test_slots_that_were_erased_hold_nothing(llama_server, tmp_path):
+    """With --cache-ram 0: else prompts that a slot let go of come back from memory."""
+    engine = llama_server("tiny", "-np", 2, "--slot-save-path", tmp_path, "--cache-ram", 0)
+    # 121 tokens, of which the last is always evaluated.
+    assert asyncio.run(cached_around_a_reset(engine)) == (None, [0, 120, 0, 120])
+
+
+def test_a_server_without_a_place_for_slots_says_what_it_wants(llama_server):
+    engine = llama_server("tiny")
+    why, _ = asyncio.run(cached_around_a_reset(engine))
+    wanted = f"HTTP 501 from {engine.url}/slots/0?action=erase; it wants a server with"
+    assert why == f"{wanted} --slot-save-path"
+
+
+async def cached_around_a_reset(engine):
+    """Why a reset failed, and the cached tokens of one prompt sent twice before and after it."""
+    settings = {"kind": "llama-server", "base_url": engine.url, "cache_prompt": True}
+    backend = BACKENDS["llama-server"].build(RunConfig.model_validate({"backend": settings}))
+    await backend.open()
+    request = Request(" ".join(WORDS[:60]), 4)
+
+    async def cached():
+        watch = Stopwatch(time.monotonic, time.monotonic())
+        facts = await backend.perform(request, watch, 20)
+        return facts.server.cached_prompt_tokens
+
+    try:
+        before = [await cached(), await cached()]
+        why = await backend.reset_cache()
+        return why, [*before, await cached(), await cached()]
+    finally:
+        await backend.close()

@@ -134,3 +134,15 @@ def test_a_sleeper_is_not_in_memory(family, asleep, present):
 def test_a_server_that_answers_to_any_name_is_not_measured_under_a_wrong_one(family):
     with pytest.raises(TargetError, match=r"does not serve model 'tny', did you mean 'tiny'\?"):
         family.describe(Target("tny", ("tiny",), address="http://there"), (None,))
+
+
+def test_a_prefix_cache_is_emptied_at_once_or_slot_by_slot():
+    target = Target("tiny", notes={"slots": 2})
+
+    assert vllm().reset.pages(target) == (Page("/reset_prefix_cache", {}),)
+    assert llama_server().reset.pages(target) == (
+        Page("/slots/0?action=erase", {}),
+        Page("/slots/1?action=erase", {}),
+    )
+    assert len(llama_server().reset.pages(Target("tiny"))) == 1
+    assert ollama().reset is tgi().reset is None
