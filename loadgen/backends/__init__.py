@@ -46,7 +46,12 @@ def _server(config: RunConfig, dialect: Dialect, family: Family | None = None) -
     assert not isinstance(settings, HfSettings)
     entry = BACKENDS[settings.kind]
     headers = settings.header_values(os.environ)
-    options = WireOptions(client=settings.client, stamps=settings.stamps, headers=headers)
+    options = WireOptions(
+        client=settings.client,
+        stamps=settings.stamps,
+        headers=headers,
+        secret=settings.secret_headers,
+    )
     if config.keeps_text:
         options = replace(options, kept_budget=options.body_budget)
 

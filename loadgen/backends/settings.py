@@ -60,11 +60,16 @@ class WireSettings(StrictModel):
     stamps: Literal["kernel", "user"] = "kernel"
     headers: dict[str, str] = Field(default_factory=dict)
 
+    @property
+    def secret_headers(self) -> frozenset[str]:
+        """The names of those that the environment holds."""
+        return frozenset(name for name, given in self.headers.items() if given.startswith("$"))
+
     def header_values(self, environment: Mapping[str, str]) -> dict[str, str]:
         """The headers with what the environment holds; ConfigError names a missing variable."""
         values = {}
         for name, given in self.headers.items():
-            variable = given[1:] if given.startswith("$") else None
+            variable = given[1:] if name in self.secret_headers else None
             if variable is not None and variable not in environment:
                 raise ConfigError(f"--header: {name} wants {variable} from the environment")
             value = given if variable is None else environment[variable]

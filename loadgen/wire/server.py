@@ -6,7 +6,7 @@ import os
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -28,6 +28,7 @@ from loadgen.backends.preflight import ModelFacts, Survey, absent, only_model
 from loadgen.stopwatch import Facts, PerMark, Stopwatch
 from loadgen.wire.answer import BODY_BUDGET, KEPT_BUDGET
 from loadgen.wire.exchange import WireClient
+from loadgen.wire.secrets import Secrets
 from loadgen.wire.stamps import StampStats
 
 PAGE_TIMEOUT = 10.0  # seconds for one page of the preflight
@@ -40,13 +41,15 @@ class WireOptions:
     """How requests travel.
 
     `client` "aiohttp" is the stock session, slower and less exact, to hold our own against;
-    `stamps` "user" leaves the kernel's receive stamps alone; `headers` go out with every request;
-    `proxy`, `http://HOST:PORT`, is asked for a tunnel to an https address.
+    `stamps` "user" leaves the kernel's receive stamps alone; `headers` go out with every request,
+    those named in `secret` hold what nobody may be told; `proxy`, `http://HOST:PORT`, is asked for
+    a tunnel to an https address.
     """
 
     client: Literal["wire", "aiohttp"] = "wire"
     stamps: Literal["kernel", "user"] = "kernel"
     headers: Mapping[str, str] = field(default_factory=dict)
+    secret: frozenset[str] = frozenset()
     proxy: str | None = None
     tls: ssl.SSLContext | None = None
     body_budget: int = BODY_BUDGET  # bytes of one response
@@ -79,6 +82,9 @@ class ServerBackend:
         self._survey = survey or Survey()
         self._key = _api_key(os.environ)
         self._options = options or WireOptions()
+        headers = self._options.headers
+        named = {name: headers[name] for name in self._options.secret}
+        self._secrets = Secrets({"API key": self._key, **named})
         self._client: Any = None
 
     async def open(self) -> Target:
@@ -156,8 +162,8 @@ class ServerBackend:
         if response.trip is not None:
             facts.retries, facts.connect = response.trip.retries, response.trip.connect
             facts.stamps = response.trip.stamps
-        if facts.error and self._key:
-            facts.error = self._scrub(facts.error)
+        if self._secrets:
+            self._hide(facts, response)
         return facts
 
     async def warm(self, connections: int) -> None:
@@ -233,7 +239,7 @@ class ServerBackend:
             silent = answer.broken == "timed_out"
             reason = f"no answer within {timeout:g} s" if silent else answer.detail
             raise self._not_there(reason or "no answer")
-        return answer.status, _json(b"".join(answer.reads))
+        return answer.status, _json(self._secrets.hide_in(b"".join(answer.reads)))
 
     async def _probe(self, model: str, names: list[str]) -> dict[str, Any]:
         """Ask an unlisted model for one token; returns notes, or raises TargetError.
@@ -256,12 +262,23 @@ class ServerBackend:
 
     def _not_there(self, reason: str) -> TargetError:
         return TargetError(
-            f"no server at {self.address} ({self._scrub(reason)}): "
+            f"no server at {self.address} ({self._secrets.hide(reason)}): "
             f"start {self._start} there or give --base-url"
         )
 
-    def _scrub(self, text: str) -> str:
-        return text.replace(self._key, "[API key]") if self._key else text
+    def _hide(self, facts: Facts, response: WireResponse) -> None:
+        """Take secrets out of what the server said back. An error may be an excerpt that cuts one
+        in two, so it is made again from a body without them."""
+        if facts.text:
+            facts.text = self._secrets.hide(facts.text)
+        if not facts.error:
+            return
+        body = b"".join(response.reads)
+        hidden = self._secrets.hide_in(body)
+        if hidden != body:
+            clean = replace(response, reads=[hidden], raw=None)
+            facts.error = self.dialect.read(clean).error or facts.error
+        facts.error = self._secrets.hide(facts.error)
 
 
 class Prepared(NamedTuple):

@@ -6,9 +6,11 @@ import signal
 import socket
 import subprocess
 import urllib.request
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
+
+from tests.e2e.byte_server import ByteServer
 
 FAST = ("--model", "tiny-gpt2", "--isl", "8", "--osl", "4", "--metrics-port", "0")
 
@@ -87,3 +89,10 @@ def scraping(prometheus_binary, tmp_path, wait_until):
             process.wait(30)
 
     return scraping
+
+
+@pytest.fixture
+def bytes_server():
+    """`bytes_server(answer)` is a server that answers as told; its `url`, and what was `asked`."""
+    with ExitStack() as stack:
+        yield lambda answer, **more: stack.enter_context(ByteServer(answer, **more))
