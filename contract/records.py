@@ -286,6 +286,11 @@ class Manifest:
     note: str | None = None
 
     @property
+    def addresses(self) -> list[str]:
+        """The servers of a run on several, in the order of its records' `address`; [] otherwise."""
+        return list(self.server.get("addresses") or ())
+
+    @property
     def hardware(self) -> str:
         """The name fits are keyed by: the user's, else the GPU, else the processor.
 
@@ -311,6 +316,9 @@ class Manifest:
         for name, wanted in (("model", "name"), ("server", "backend")):
             if not isinstance(values[name].get(wanted), str):
                 raise ValueError(f"{name}.{wanted}: a text is expected")
+        addresses = values["server"].get("addresses") or []
+        if not isinstance(addresses, list) or not all(isinstance(a, str) for a in addresses):
+            raise ValueError("server.addresses: a list of texts is expected")
         if not all(isinstance(gpu.get("name"), str) for gpu in values["gpus"]):
             raise ValueError("gpus: every one has a name")
         return cls(**values)

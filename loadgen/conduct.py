@@ -210,7 +210,8 @@ class Conduct:
         self._writer.append_stage(done)
         self._observer.closed(done)
         lags, percentiles = stage.counts.loop_lags, self.config.percentiles
-        self.summaries.append(stage_summary(done, tally, percentiles, lags))
+        addresses = self.manifest.addresses
+        self.summaries.append(stage_summary(done, tally, percentiles, lags, addresses))
         if self.interrupted is None:
             self._course.ended(stage, done, tally)
 

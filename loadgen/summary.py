@@ -11,7 +11,7 @@ from contract.text_table import render
 from loadgen.durations import Durations
 from loadgen.goodput import attainment
 from loadgen.percentiles import CUSTOMARY, named
-from loadgen.tally import Tally
+from loadgen.tally import Part, Tally
 
 DEFINITIONS = {
     "window": "a stage counts what completed inside [start, end); warm-up and drain never count",
@@ -29,6 +29,8 @@ DEFINITIONS = {
     "goodput": "requests that met every objective / (end - start); failures count against the "
     "share; itl is (last - first token) / (chunks - 1) per request",
     "in_flight": "time average over the window of requests between due and ended",
+    "addresses": "of several servers each one's measured requests, by the same definitions; those "
+    "that were never sent are nobody's",
     "quantiles": "linear interpolation between order statistics of the pooled values",
 }
 LAG_PERCENTILE = 99.0
@@ -39,15 +41,14 @@ def stage_summary(
     tally: Tally,
     percentiles: Sequence[float] = CUSTOMARY,
     loop_lags: Durations | None = None,
+    addresses: Sequence[str] = (),
 ) -> dict[str, Any]:
     """One stage as plain numbers; what was not seen is None, and of loop lags that no record
-    holds the verdict's figure is all there is. Lags state the p99 that verdicts look at, too."""
+    holds the verdict's figure is all there is. Lags state the p99 that verdicts look at, too.
+    `addresses` are those of several servers."""
     of_lags = sorted({*percentiles, LAG_PERCENTILE})
     seconds = stage.end - stage.start
     ok = tally.outcomes["ok"]
-
-    def rate(count: int | None) -> float | None:
-        return count / seconds if seconds > 0 and count is not None else None
 
     def mean(count: int | None, over: int) -> float | None:
         return count / over if over and count is not None else None
@@ -63,8 +64,8 @@ def stage_summary(
         "seconds": seconds,
         "sent": stage.sent,
         "outcomes": stage.outcomes,
-        "requests_per_second": rate(ok),
-        "output_tokens_per_second": rate(tally.output_tokens),
+        "requests_per_second": _rate(ok, seconds),
+        "output_tokens_per_second": _rate(tally.output_tokens, seconds),
         "prompt_tokens_mean": mean(tally.prompt_tokens, ok),
         "output_tokens_mean": mean(tally.output_tokens, ok),
         "tokens_per_chunk": mean(tally.output_tokens, tally.chunks),
@@ -81,7 +82,32 @@ def stage_summary(
             {"name": v.name, "ok": v.ok, "checked": v.checked, "says": v.says}
             for v in stage.verdicts
         ],
+        **({"addresses": _parts(tally, addresses, seconds, percentiles)} if addresses else {}),
     }
+
+
+def _parts(
+    tally: Tally, addresses: Sequence[str], seconds: float, percentiles: Sequence[float]
+) -> list[dict[str, Any]]:
+    """What each of several servers did."""
+    parts = [tally.parts.get(place) or Part() for place in range(len(addresses))]
+    return [
+        {
+            "address": address,
+            "requests": sum(part.outcomes.values()),
+            "ok": part.outcomes["ok"],
+            "outcomes": {name: n for name, n in part.outcomes.items() if n},
+            "requests_per_second": _rate(part.outcomes["ok"], seconds),
+            "output_tokens_per_second": _rate(part.output_tokens, seconds),
+            "ttft": _spread(part.ttfts, percentiles),
+            "e2e": _spread(part.latencies, percentiles),
+        }
+        for address, part in zip(addresses, parts, strict=True)
+    ]
+
+
+def _rate(count: int | None, seconds: float) -> float | None:
+    return count / seconds if seconds > 0 and count is not None else None
 
 
 def _goodput(tally: Tally, seconds: float) -> dict[str, Any] | None:
@@ -97,7 +123,7 @@ def _goodput(tally: Tally, seconds: float) -> dict[str, Any] | None:
         "share": seen.share,
         "low": seen.low,
         "high": seen.high,
-        "requests_per_second": tally.met / seconds if seconds > 0 else None,
+        "requests_per_second": _rate(tally.met, seconds),
     }
 
 
@@ -143,8 +169,35 @@ def table(stages: Sequence[dict[str, Any]]) -> str:
         "",
         f"milliseconds, {'/'.join(stated)}; the lags above are {named(LAG_PERCENTILE)}",
         render(spreads, [_spreads(stage, stated) for stage in stages]),
+        *_by_address(stages, stated),
     ]
     return "\n".join(blocks)
+
+
+def _by_address(stages: Sequence[dict[str, Any]], stated: Sequence[str]) -> list[str]:
+    """The table of a run on several servers, and how their requests failed."""
+    parts = [(stage, part) for stage in stages for part in stage.get("addresses", ())]
+    if not parts:
+        return []
+    header = ["agents", "address", "ok/total", "req/s", "tok/s", "TTFT", "e2e"]
+    failed = [
+        f"  {stage['level']}: {part['address']}: not ok: {_not_ok(part['outcomes'])}"
+        for stage, part in parts
+        if part["ok"] < part["requests"]
+    ]
+    rows = [_part_row(stage, part, stated) for stage, part in parts]
+    return ["", f"by address; milliseconds, {'/'.join(stated)}", render(header, rows, 2), *failed]
+
+
+def _part_row(stage: dict[str, Any], part: dict[str, Any], stated: Sequence[str]) -> list[str]:
+    return [
+        _level(stage),
+        part["address"],
+        f"{part['ok']}/{part['requests']}",
+        _number(part["requests_per_second"]),
+        _number(part["output_tokens_per_second"]),
+        *("/".join(_ms(part[name], p) for p in stated) for name in ("ttft", "e2e")),
+    ]
 
 
 def _met(good: dict[str, Any]) -> str:

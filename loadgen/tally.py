@@ -55,6 +55,27 @@ def _floats() -> array[float]:
 
 
 @dataclass(slots=True)
+class Part:
+    """What one of several servers did of a stage: of its measured requests, and columns of those
+    that ended ok."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    latencies: array[float] = field(default_factory=_floats)
+    ttfts: array[float] = field(default_factory=_floats)
+    output_tokens: int | None = 0  # None once a request's count is not known
+
+    def add(self, record: RequestRecord) -> None:
+        """Take one measured record."""
+        self.outcomes[record.outcome] += 1
+        if record.outcome != "ok":
+            return
+        for column, value in ((self.latencies, record.latency), (self.ttfts, record.ttft)):
+            if value is not None:
+                column.append(value)
+        self.output_tokens = _sum(self.output_tokens, record.output_tokens)
+
+
+@dataclass(slots=True)
 class Tally:
     """Sums and columns over the records of one stage that is over.
 
@@ -84,6 +105,7 @@ class Tally:
     token_pairs: list[tuple[int, int]] = field(default_factory=list)
     unreached: int = 0  # measured: the last so many ended without reaching anybody
     heard: float | None = None  # when the last measured request before them ended
+    parts: defaultdict[int, Part] = field(default_factory=lambda: defaultdict(Part))  # by address
 
     @property
     def met(self) -> int:
@@ -112,6 +134,8 @@ class Tally:
             self.unreached, self.heard = 0, record.ended
         if self.objectives is not None:
             self.mets.append(self.objectives.met_by(record))
+        if record.address is not None:
+            self.parts[record.address].add(record)
         if record.outcome == "ok":
             self._add_ok(record, client_tokens)
 

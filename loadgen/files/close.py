@@ -122,7 +122,11 @@ def counted(run: Run) -> dict[str, Any]:
     asked = run.manifest.config.get("goodput")
     percentiles = parse_percentiles(run.manifest.config.get("percentiles", CUSTOMARY))
     found = tallies(run.records(), parse_goodput(asked) if asked else None)
-    stages = [stage_summary(stage, found[stage.stage], percentiles) for stage in run.stages]
+    addresses = run.manifest.addresses
+    stages = [
+        stage_summary(stage, found[stage.stage], percentiles, addresses=addresses)
+        for stage in run.stages
+    ]
     return {**run_summary(run.manifest, stages), "status": run.status}
 
 
