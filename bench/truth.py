@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-SOURCES = (HERE / "truth_server.c", HERE / "truth_frames.h")
+SOURCES = tuple(HERE / f"truth_{name}" for name in ("server.c", "frames.h", "requests.h"))
 CACHE = HERE.parent / ".cache" / "bench"
 MAGIC = 0x314854555254534C  # "LSTRUTH1"
 REQUEST = np.dtype(
