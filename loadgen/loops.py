@@ -18,6 +18,8 @@ from loadgen.ticker import tick
 
 # A failing target must not be hammered: an agent waits this long, doubled up to the last.
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+AHEAD = 32  # arrivals prepared beforehand
+AT_ONCE = 8  # agents that begin in one turn of the event loop
 
 Think = Callable[[int, int], float]
 
@@ -35,6 +37,8 @@ class Closed:
         try:
             for agent in agents:
                 agent.go_on(stage.clock())
+                if agent.number % AT_ONCE == 0:
+                    await asyncio.sleep(0)  # the first answers are there before the last agent is
             await stage.closing.wait()
         finally:
             for agent in agents:
@@ -44,11 +48,11 @@ class Closed:
 class _Agent:
     """One agent: it thinks, asks, and asks again when its request has landed."""
 
-    __slots__ = ("_number", "_pause", "_seq", "_stage", "_think", "_timer")
+    __slots__ = ("_pause", "_seq", "_stage", "_think", "_timer", "number")
 
     def __init__(self, stage: StageRun, number: int, think: Think | None) -> None:
         self._stage = stage
-        self._number = number
+        self.number = number
         self._think = think
         self._seq = 0
         self._pause = FIRST_PAUSE
@@ -59,7 +63,7 @@ class _Agent:
         if self._think is None:
             self._ask(now)
         else:
-            self._later(self._think(self._number, self._seq), self._wake)
+            self._later(self._think(self.number, self._seq), self._wake)
 
     def rest(self) -> None:
         """Ask no more."""
@@ -75,7 +79,7 @@ class _Agent:
             return
         seq = self._seq
         self._seq += 1
-        stage.send(due, stage.prepare(self._number, seq), self._answered)
+        stage.send(due, stage.prepare(self.number, seq), self._answered)
 
     def _answered(self, outcome: str, now: float) -> None:
         if outcome in ("ok", "truncated"):
@@ -121,15 +125,30 @@ class _Arrivals:
         self._stage = stage
         self._most = most
         self._next: Ready | None = None
+        self._ahead: deque[tuple[int, float, Ready | None]] = deque()
         self._waiting: deque[tuple[int, float, Ready | None]] = deque()
 
     def schedule(self, dues: Iterable[float]) -> Iterator[tuple[int, float]]:
-        """Number and instant of each; walking on to one prepares it, where nothing that is
-        answered meanwhile can change it."""
-        stage = self._stage
-        for number, due in enumerate(dues):
-            self._next = None if stage.source.listens else stage.prepare(0, number)
-            yield number, stage.began + due
+        """Number and instant of each; walking on prepares what comes, so that several that are
+        due at once are only sent."""
+        coming = enumerate(dues)
+        while self._look_ahead(coming):
+            number, due, self._next = self._ahead.popleft()
+            yield number, due
+
+    def _look_ahead(self, coming: Iterator[tuple[int, float]]) -> bool:
+        """Prepare up to two more, unless it is time to send; whether anything is to come."""
+        stage, ahead = self._stage, self._ahead
+        for _ in range(2):
+            if ahead and (len(ahead) >= AHEAD or ahead[0][1] <= stage.clock()):
+                break
+            if (found := next(coming, None)) is None:
+                break
+            number, due = found
+            # Nothing is made beforehand that an answer may change.
+            ready = None if stage.source.listens else stage.prepare(0, number)
+            ahead.append((number, stage.began + due, ready))
+        return bool(ahead)
 
     def due(self, number: int, due: float) -> None:
         """Send it, or let it wait for a place."""

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 # The engine's clock is rounded to the nanosecond: closer than this is not early.
 RESOLUTION = 1e-9
 # What is due at once is called in runs of this length, so that reads get their turn between.
-MOST_AT_ONCE = 64
+MOST_AT_ONCE = 16
 
 OnDue = Callable[[int, float], None]
 Clock = Callable[[], float]

@@ -18,6 +18,7 @@ from loadgen.wire.connect import Connector
 from loadgen.wire.connection import Connection
 from loadgen.wire.pool import Pool, Sweep
 from loadgen.wire.stamps import StampStats, shift
+from loadgen.wire.turns import Turns
 
 HEADS_KEPT = 64
 
@@ -54,6 +55,7 @@ class WireClient:
         self._id_given = any(name.lower() == "x-request-id" for name in headers)
         self.pool = Pool(Connector(address, tls=tls, proxy=proxy), stamps)
         self.sweep = Sweep(_expire)
+        self.ended = Turns(Exchange.land)
         self._heads: dict[tuple[str, str, tuple[tuple[str, str], ...]], bytes] = {}
         self._clock: Callable[[], float] | None = None
         self._shift = 0.0
@@ -131,8 +133,8 @@ class Exchange:
     connection that is not kept, with its clock running on.
     """
 
-    __slots__ = ("_answer", "_asked", "_client", "_connecting", "_connection", "_deadline",
-                 "_fresh", "_limit", "_payload", "_trip", "_watch")  # fmt: skip
+    __slots__ = ("_answer", "_asked", "_broken", "_client", "_connecting", "_connection",
+                 "_deadline", "_fresh", "_limit", "_payload", "_trip", "_watch")  # fmt: skip
 
     def __init__(
         self,
@@ -152,6 +154,7 @@ class Exchange:
         self._deadline = monotonic() + limit
         self._trip = Trip()
         self._answer: Answer
+        self._broken: tuple[str, str] | None = None
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
 
@@ -170,6 +173,7 @@ class Exchange:
         if (connection := self._connection) is not None:
             self._client.sweep.remove(connection)
             connection.abort()
+        self._client.ended.drop(self)
 
     def over(self, connection: Connection) -> None:
         """The connection is through with it."""
@@ -182,9 +186,14 @@ class Exchange:
             connection.abort()
         client.pool.give(connection)
         self._trip.stamps = connection.stamper
+        self._broken = broken
+        client.ended.take(self)
+
+    def land(self) -> None:
+        """Let who asked hear of it."""
         response = self._answer.response()
         response.trip = self._trip
-        if broken is not None:
+        if (broken := self._broken) is not None:
             response.broken, response.detail = broken[0], broken[1] or _no_end(self._limit)
         self._asked.landed(response)
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 
+from contract.errors import BackendError
 from loadgen.wire.connect import Connector
 from loadgen.wire.connection import Connection, StampedConnection, secure
 from loadgen.wire.stamps import OFFSET_AGE, Clocks, Stamping, StampStats, descriptors
 
 CONNECTING_AT_ONCE = 64
+SPARE = 4  # connections opened beside one that was missing, where they are kept
 SWEEP_STEP = 0.005  # seconds between two sweeps at the least
 
 
@@ -26,6 +29,7 @@ class Pool:
         self._refreshing: asyncio.Task[None] | None = None
         self._idle: list[Connection] = []
         self._reusable: bool | None = None  # whether the server lets a connection be used again
+        self._growing: asyncio.Task[None] | None = None
         self._every: set[Connection] = set()
         self._free_descriptors = descriptors()
 
@@ -35,6 +39,8 @@ class Pool:
             connection = self._idle.pop()
             if connection.open:
                 return connection
+        if self._reusable and self._growing is None:
+            self._growing = asyncio.create_task(self._grow())
         return None
 
     def give(self, connection: Connection) -> None:
@@ -63,6 +69,12 @@ class Pool:
         connection = await self._made(transport, release, seconds)
         self._every.add(connection)
         return connection
+
+    async def _grow(self) -> None:
+        """Where one was missing the next will be soon, and should not wait for its connection."""
+        with suppress(BackendError):  # whoever needs one will say so
+            await self.warm(SPARE)
+        self._growing = None
 
     async def _made(
         self, transport: asyncio.Transport, release: Callable[[], None], seconds: float
@@ -98,8 +110,9 @@ class Pool:
         self._every.clear()
         self._idle.clear()
         self._end_stamping()
-        if self._refreshing is not None:
-            self._refreshing.cancel()
+        for task in (self._refreshing, self._growing):
+            if task is not None:
+                task.cancel()
         await self._connector.close()
         await asyncio.sleep(0)  # aborted transports end in the loop's next turn
 

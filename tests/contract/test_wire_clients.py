@@ -18,6 +18,7 @@ from loadgen.fakes.script import FAILURES, Script
 from loadgen.fakes.server import FakeServer
 from loadgen.stopwatch import Ids, Stopwatch, record
 from loadgen.wire import ServerBackend, WireOptions
+from loadgen.wire.pool import SPARE
 
 pytestmark = pytest.mark.asyncio
 ASK = Request(prompt="bada bade badi", output_tokens=6)
@@ -294,6 +295,19 @@ async def test_warm_connections_are_there_before_the_first_request():
         assert server.connections == 6
 
     assert sorted(facts.connect is None for facts, _ in ended) == [False] + [True] * 5
+
+
+async def test_where_a_connection_was_missing_a_few_more_are_opened_for_the_next():
+    async with FakeServer() as server, connected(server.url) as backend:
+        for _ in range(2):
+            await perform(backend)  # from now on it is known that they are kept
+        await asyncio.gather(*(perform(backend) for _ in range(2)))
+        async with asyncio.timeout(10):
+            while server.connections < 2 + SPARE:  # noqa: ASYNC110 - the server has no event
+                await asyncio.sleep(0)
+        ended = await asyncio.gather(*(perform(backend) for _ in range(2 + SPARE)))
+
+    assert [facts.connect for facts, _ in ended] == [None] * (2 + SPARE)
 
 
 async def test_warming_finds_out_that_there_is_no_server():

@@ -11,7 +11,7 @@ from contract.errors import DataError
 from contract.records import StageKey
 from loadgen.backends.base import Awaited
 from loadgen.engine import Flight, StagePlan, StageRun
-from loadgen.loops import Closed, Open
+from loadgen.loops import AHEAD, Closed, Open
 from loadgen.stopwatch import Facts
 from loadgen.tally import tallies
 from loadgen.workload.lengths import fixed
@@ -192,6 +192,36 @@ class Held:
 
     def cancel(self, landing):
         raise AssertionError("nothing is cancelled")
+
+
+class Noted:
+    """A source that notes what it made."""
+
+    listens = False
+
+    def __init__(self, made):
+        self.prompts, self.made = PromptSource(0, fixed(8), fixed(1)), made
+
+    def request(self, stage, agent, seq):
+        self.made.append(seq)
+        return self.prompts.request(stage, agent, seq)
+
+
+def test_arrivals_are_prepared_ahead_and_each_once(jump):
+    made, seen = [], []
+
+    async def run():
+        loop = asyncio.get_running_loop()
+        dues = [0.1 * n for n in range(100)] + [10.0] * 20
+        plan = plan_of(Open(dues), 0, 0)
+        emit = lambda record: seen.append((record.seq, len(made)))  # noqa: E731
+        await StageRun("r", plan, loop.time, emit, Slots(200, 0.01), Noted(made)).drive()
+
+    jump(run())
+    assert made == list(range(120))
+    assert sorted(seq for seq, _ in seen) == made
+    ahead = [count - seq - 1 for seq, count in seen if 40 <= seq < 80]
+    assert set(ahead) == {AHEAD}
 
 
 def test_requests_that_landed_leave_nothing_to_collect(jump):
