@@ -294,6 +294,7 @@ def test_check_says_it_all_in_one_screen(capsys):
     assert found.pop("address").startswith("http://127.0.0.1:")
     assert found == {
         "backend": "llama-server",
+        "reachable": True,
         "version": "b9",
         "model": "tiny",
         "models": ["tiny"],
@@ -301,11 +302,13 @@ def test_check_says_it_all_in_one_screen(capsys):
         "parameters": 7,
         "context_length": 256,
         "loaded_before": False,
-        "streaming": True,
+        "outcome": "ok",
+        "streaming": None,  # all of it was sent at once
+        "chunks": "8 in one read",
         "finish_reason": "length",
         "usage": "from the server",
         "prompt_tokens": 64,
-        "output_tokens": 4,
+        "output_tokens": 8,
         "server_reports": ["cached_prompt_tokens", "decode", "load", "prefill"],
         "prefix_cache": "yes: 60 of 64 prompt tokens cached",
     }
