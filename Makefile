@@ -6,7 +6,8 @@ PY := .venv/bin/python
 STAMP := .venv/.installed-$(shell printf '%s' "$(CURDIR)" | cksum | cut -d' ' -f1)
 EXTRAS := fast,hf,analysis,gpu,dev
 
-.PHONY: setup demo test check e2e docs tour fix bench bench-compare engines-test gpu-check constraints prometheus clean
+.PHONY: setup demo test check e2e docs tour fix bench bench-compare llama-server engines-test \
+  engines-test-vllm gpu-check constraints prometheus clean
 
 setup: $(STAMP)
 
@@ -23,7 +24,7 @@ demo:
 	@begun=$$SECONDS; $(MAKE) --no-print-directory setup && echo "installed in $$((SECONDS - begun)) s"
 	@exec $(PY) tools/demo.py
 
-# Without tests/engines, whose server takes minutes to build once: `make engines-test`.
+# Without tests/engines, whose server takes minutes to build: `make engines-test`.
 test: setup prometheus
 	$(PY) -m pytest --ignore=tests/engines
 
@@ -69,10 +70,18 @@ bench-compare: truth-server
 truth-server: setup
 	@$(PY) -c 'from bench.truth import build; build()'
 
-# Against real servers; docs/engines.md. Compiles llama-server the first time, some eight minutes.
-engines-test: setup
-	$(PY) tools/build_llama_server.py
-	$(PY) -m pytest -m engine tests/engines tests/e2e/test_transformers_serve.py
+# llama.cpp's server, compiled the first time: minutes; docs/engines.md.
+llama-server: setup
+	$(PY) -m tools.build_llama_server
+
+# Against real servers.
+engines-test: llama-server
+	$(PY) -m pytest -m engine tests/engines
+
+# Against vLLM on the processor, installed the first time: 2.5 GB; not in CI.
+engines-test-vllm: setup
+	$(PY) -m tools.install_vllm
+	$(PY) -m pytest -m vllm tests/engines
 
 # On a machine with a GPU: the tests that need one.
 gpu-check:

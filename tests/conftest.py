@@ -247,17 +247,17 @@ def cli(start):
     return cli
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def wait_until():
-    """Wait for a condition another process brings about; fails after a minute."""
+    """Wait for a condition another process brings about; fails after a minute, unless told."""
 
-    def wait_until(condition):
-        give_up = time.monotonic() + 60
+    def wait_until(condition, seconds=60):
+        give_up = time.monotonic() + seconds
         while time.monotonic() < give_up:
             if found := condition():
                 return found
             time.sleep(0.02)
-        raise AssertionError("waited a minute in vain")
+        raise AssertionError(f"waited {seconds} s in vain")
 
     return wait_until
 

@@ -1,6 +1,6 @@
 """Make a Llama of random weights as a GGUF file, for trying llama-server without a model hub.
 
-    python tools/make_gguf.py small small.gguf
+    python -m tools.make_gguf small small.gguf
 
 `tiny` has two layers, `small` 8 of width 512: slow enough on a processor for its latency to be
 measured. Its texts are noise; times, counts and protocol are real. Seeded: the same versions make
@@ -147,5 +147,5 @@ def _plain(token: str) -> bool:
 
 if __name__ == "__main__":
     if len(sys.argv) != 3 or sys.argv[1] not in SHAPES:
-        sys.exit(f"error: usage: make_gguf.py {'|'.join(SHAPES)} FILE")
+        sys.exit(f"error: usage: make_gguf {'|'.join(SHAPES)} FILE")
     print(write_gguf(sys.argv[1], Path(sys.argv[2])))

@@ -2,16 +2,12 @@
 
 import asyncio
 import json
-import os
 import re
-import signal
-import subprocess
 import time
 from statistics import median
 
 import pytest
 
-from contract.rundir import Run, find_run
 from loadgen.backends import BACKENDS
 from loadgen.backends.base import Request
 from loadgen.config import RunConfig
@@ -20,26 +16,9 @@ from loadgen.workload.words import WORDS
 
 ISL, OSL, SLOTS = 64, 48, 4
 ENDPOINTS = ("native", "completions", "chat")
+SHAPE = ("--isl", ISL, "--osl", OSL)
 
 pytestmark = pytest.mark.engine
-
-
-@pytest.fixture
-def drive(cli, tmp_path):
-    """`drive(engine, "--agents", 2)` is a finished run against it: the run and its records."""
-
-    def drive(engine, *words):
-        done = cli(*command(engine), *words)
-        assert done.returncode == 0, done.stderr
-        run = Run.open(find_run(tmp_path / "runs", "latest"))
-        return run, list(run.records())
-
-    return drive
-
-
-def command(engine):
-    return ("loadgen", "run", "--backend", "llama-server", "--base-url", engine.url,
-            "--isl", ISL, "--osl", OSL, "--metrics-port", 0)  # fmt: skip
 
 
 def counters(engine):
@@ -55,7 +34,8 @@ def test_every_token_is_counted_and_no_closed_connection_fails_a_request(
 ):
     engine = llama_server("tiny", "-np", SLOTS)
     before = counters(engine)
-    run, records = drive(engine, "--endpoint", endpoint, "--agents", "1,4,8", "--request-count", 30)
+    counted = ("--agents", "1,4,8", "--request-count", 30)
+    run, records = drive(engine, *SHAPE, "--endpoint", endpoint, *counted)
     evaluated, generated = (now - then for now, then in zip(counters(engine), before, strict=True))
     assert run.status == "complete"
     assert {(record.outcome, record.finish_reason) for record in records} == {("ok", "length")}
@@ -78,8 +58,8 @@ def test_every_token_is_counted_and_no_closed_connection_fails_a_request(
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_latency_is_what_the_server_says_and_little_more(drive, llama_server, endpoint):
     engine = llama_server("small", "-np", SLOTS)
-    # Its timings leave out the wait for the step in progress, at worst another one's prefill:
-    # short prompts, and agents that do not ask in step.
+    # Its timings begin with the step that takes the prompt in; the wait for the step in progress,
+    # at worst another one's prefill, is in none of them: short prompts, agents not in step.
     short = ("--isl", 8, "--osl", 96, "--think", "exponential(0.1)")
     counted = ("--agents", "1,2,4", "--request-count", 8)
     _, records = drive(engine, "--endpoint", endpoint, *short, *counted)
@@ -99,7 +79,9 @@ def test_only_the_request_that_wakes_a_sleeping_server_has_a_load(
 ):
     engine = llama_server("small", "-np", SLOTS, "--sleep-idle-seconds", 1)
     wait_until(lambda: json.loads(engine.get("/props"))["is_sleeping"])
-    run, records = drive(engine, "--endpoint", endpoint, "--agents", 1, "--request-count", 5)
+    run, records = drive(
+        engine, *SHAPE, "--endpoint", endpoint, "--agents", 1, "--request-count", 5
+    )
     first, *others = sorted(records, key=lambda record: record.due)
     print(f"{endpoint}: load {first.server.load * 1e3:.0f} ms of a TTFT of {first.ttft * 1e3:.0f}; "
           f"warm TTFT {median(r.ttft for r in others) * 1e3:.0f} ms")  # fmt: skip
@@ -109,32 +91,19 @@ def test_only_the_request_that_wakes_a_sleeping_server_has_a_load(
     assert run.status == "complete"
 
 
-def test_a_killed_engine_ends_the_run_as_partial_and_its_records_stay(
-    start, llama_server, wait_until, error_line, tmp_path
-):
+def test_a_killed_engine_ends_the_run_as_partial_and_its_records_stay(llama_server, broken_off):
     engine = llama_server("small", "-np", SLOTS)
-    running = start(*command(engine), "--agents", "2,4", "--duration", 4)
-
-    def under_way():
-        return any(p.read_text().count("\n") >= 6 for p in tmp_path.glob("runs/2*/requests.jsonl"))
-
-    wait_until(under_way)
-    os.kill(engine.process.pid, signal.SIGKILL)
-    out, err = running.communicate(timeout=60)
-    done = subprocess.CompletedProcess((), running.returncode, out, err)
-    assert "unreachable: connection refused" in error_line(done, 3)
-    run = Run.open(find_run(tmp_path / "runs", "latest"))
-    assert run.status == "partial"
-    ended = sorted(run.records(), key=lambda record: record.ended)
-    outcomes = [record.outcome for record in ended]
+    load = (*SHAPE, "--agents", "2,4", "--duration", 8)
+    records = broken_off(engine, engine.process.pid, *load)
+    outcomes = [record.outcome for record in records]
     alive = outcomes.index("bad_stream")
-    assert alive >= 6
+    assert alive >= 8
     assert set(outcomes[:alive]) == {"ok"}
     # What was in flight broke off; then nobody was there, and nobody was hammered.
     assert set(outcomes[alive:]) == {"bad_stream", "unreachable"}
     assert outcomes.count("bad_stream") <= 2
     assert len(outcomes) < alive + 40
-    assert all(record.output_tokens == OSL for record in ended[:alive])
+    assert all(record.output_tokens == OSL for record in records[:alive])
 
 
 def test_slots_that_were_erased_hold_nothing(llama_server, tmp_path):

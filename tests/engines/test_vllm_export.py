@@ -1,28 +1,21 @@
 """Our vLLM export beside a file of the real `vllm bench serve`, both on one server.
 
-The server is the one we ship, so that both tools see the same token times. vLLM wants an
-environment of its own: name its `vllm` in LOADSTONE_VLLM.
+The server is the one we ship, so that both tools see the same token times.
 """
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-VLLM = os.environ.get("LOADSTONE_VLLM") or shutil.which("vllm")
+from tools.install_vllm import vllm
+
 REQUESTS, AGENTS, ISL, OSL = 60, 4, 32, 16
 
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.skipif(
-        VLLM is None, reason="no vllm: install it in a venv and name its `vllm` in LOADSTONE_VLLM"
-    ),
-]
+pytestmark = pytest.mark.vllm
 
 
 @pytest.fixture
@@ -39,23 +32,6 @@ def server():
     process.communicate()
 
 
-@pytest.fixture
-def tokenizer(tmp_path):
-    """A tokenizer of single words, which the real tool needs to make its prompts."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    from loadgen.workload.words import WORDS
-
-    vocabulary = {word: i for i, word in enumerate([*WORDS, "<unk>"])}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>").save_pretrained(
-        tmp_path / "tokenizer"
-    )
-    return tmp_path / "tokenizer"
-
-
 def run(*words, folder):
     done = subprocess.run(
         [*map(str, words)], cwd=folder, capture_output=True, text=True, timeout=300, check=False
@@ -65,10 +41,19 @@ def run(*words, folder):
 
 
 @pytest.fixture
-def theirs(server, tokenizer, tmp_path):
+def theirs(server, llamas, tmp_path):
+    if not vllm().exists():
+        pytest.skip("vLLM is not installed: make engines-test-vllm")
     run(
-        *(VLLM, "bench", "serve", "--backend", "vllm", "--base-url", server, "--model", "tiny"),
-        *("--tokenizer", tokenizer, "--dataset-name", "random", "--random-input-len", ISL),
+        *(vllm(), "bench", "serve", "--backend", "vllm", "--base-url", server, "--model", "tiny"),
+        *(
+            "--tokenizer",
+            llamas / "models" / "tiny",
+            "--dataset-name",
+            "random",
+            "--random-input-len",
+            ISL,
+        ),
         *("--random-output-len", OSL, "--num-prompts", REQUESTS, "--max-concurrency", AGENTS),
         *("--save-result", "--save-detailed", "--result-dir", tmp_path),
         *("--result-filename", "theirs.json", "--disable-tqdm"),
