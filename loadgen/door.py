@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,3 +18,51 @@ def files_there(config: RunConfig) -> None:
         given = getattr(config, name)
         if given is not None and not Path(given).is_file():
             raise ConfigError(f"--{name}: {given}: no such file")
+
+
+def connections_fit(config: RunConfig, flag: str, most: int | None) -> None:
+    """ConfigError when `most` connections, as `flag` asks, need more file descriptors than may be
+    open; the limit is raised first as far as it goes. None: nobody knows how many there will be.
+    """
+    if most is None or config.backend.kind == "hf":
+        return
+    import resource
+
+    from loadgen.wire.stamps import taken
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * most + taken()
+    if wanted > soft != resource.RLIM_INFINITY:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    carried = _carried(config, soft - taken())
+    if most > carried:
+        raise ConfigError(
+            f"{flag}: {most} connections do not fit, ulimit -n {soft} carries {max(0, carried)}; "
+            f"ask for fewer or allow {_enough(config, most)}"
+        )
+
+
+def _carried(config: RunConfig, free: int) -> int:
+    from loadgen.wire.stamps import carried
+
+    pools = _pools_that_stamp(config)
+    return carried(free, pools) if pools else free
+
+
+def _enough(config: RunConfig, most: int) -> int:
+    """A limit that carries so many."""
+    from loadgen.wire.stamps import taken
+
+    share = _carried(config, 10_000) / 10_000
+    return math.ceil(most / share) + taken()
+
+
+def _pools_that_stamp(config: RunConfig) -> int:
+    """How many pools of connections have the kernel stamp what comes: one for each plain address,
+    with our own client."""
+    settings = config.backend
+    if settings.kind == "hf" or settings.client != "wire" or settings.stamps != "kernel":
+        return 0
+    addresses = settings.base_url or ("http:",)
+    return sum(address.startswith("http:") for address in addresses)

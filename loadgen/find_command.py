@@ -103,6 +103,10 @@ def command(arguments: argparse.Namespace) -> int:
     grid = grid_of(arguments)
     config = resolve(arguments, grid)
     door.files_there(config)
+    if config.open:
+        door.connections_fit(config, "--max-concurrency", config.max_concurrency)
+    else:
+        door.connections_fit(config, "--max", round(grid.level(grid.last)))
     from loadgen import find_report
     from loadgen.find import Rules
     from loadgen.find_course import Search

@@ -124,6 +124,10 @@ def command(arguments: argparse.Namespace) -> int:
     """Run, print, and say how it ended: 0, or 128 + the signal."""
     config = resolve(arguments)
     door.files_there(config)
+    if config.open:
+        door.connections_fit(config, "--max-concurrency", config.max_concurrency)
+    else:
+        door.connections_fit(config, "--agents", max(config.agents))
     if arguments.dry_run:
         from loadgen.dry_run import show
 

@@ -10,7 +10,14 @@ from time import monotonic
 from contract.errors import BackendError
 from loadgen.wire.connect import Connector
 from loadgen.wire.connection import Connection, StampedConnection, secure
-from loadgen.wire.stamps import OFFSET_AGE, Clocks, Stamping, StampStats, descriptors
+from loadgen.wire.stamps import (
+    OFFSET_AGE,
+    STAMPED_SHARE,
+    Clocks,
+    Stamping,
+    StampStats,
+    descriptors,
+)
 
 CONNECTING_AT_ONCE = 64
 SPARE = 4  # connections opened beside one that was missing, where they are kept
@@ -119,7 +126,7 @@ class Pool:
     async def _may_stamp(self) -> bool:
         """Whether the kernel may stamp one more connection: each takes two descriptors then,
         and the last quarter is for connecting alone."""
-        if self._stamping is None or 2 * len(self._every) >= 0.75 * self._free_descriptors:
+        if self._stamping is None or len(self._every) >= STAMPED_SHARE * self._free_descriptors:
             return False
         if not self._begun:
             self._begun = await self._stamping.begun()

@@ -25,6 +25,7 @@ READ_SIZE = 16 * 1024  # bytes; small, so that packets that queued up keep their
 OFFSET_AGE = 1.0  # seconds after which the offset between the clocks is sampled again
 DELAYS_KEPT = 65_536
 SPARE_DESCRIPTORS = 64
+STAMPED_SHARE = 3 / 8  # of the free descriptors: so many connections may be stamped, at two each
 TRIES = 200
 
 
@@ -145,4 +146,15 @@ def descriptors() -> int:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         limit = 2**20
-    return max(0, limit - len(os.listdir("/dev/fd")) - SPARE_DESCRIPTORS)
+    return max(0, limit - taken())
+
+
+def taken() -> int:
+    """The descriptors that are open, and those left to others."""
+    return len(os.listdir("/dev/fd")) + SPARE_DESCRIPTORS
+
+
+def carried(free: int, pools: int) -> int:
+    """How many connections so many free descriptors carry at least, shared by so many pools that
+    stamp: the first of each take two, until STAMPED_SHARE."""
+    return int(free * max(1 / 2, 1 - pools * STAMPED_SHARE))
