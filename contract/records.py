@@ -63,7 +63,7 @@ class RequestRecord:
     `last_token - due`; the generator's own lag is `sent - due`. `connect` are the seconds of
     opening a connection, absent where one was there; `counted_chunks` is what counting event
     ends gave, where decoding them gave something else. `asked_tokens` is how many were asked
-    for; `first_answer` the first content after reasoning, absent where nothing was reasoned;
+    for; `first_answer` the first content after reasoning, absent where none came before it;
     `address` the place of the server among several of the manifest.
     """
 
@@ -107,6 +107,11 @@ class RequestRecord:
     def ttft(self) -> float | None:
         """Time to first token: seconds from `due` to the first chunk with content."""
         return None if self.first_token is None else self.first_token - self.due
+
+    @property
+    def ttft_answer(self) -> float | None:
+        """Seconds from `due` to the first content after reasoning."""
+        return None if self.first_answer is None else self.first_answer - self.due
 
     @property
     def send_lag(self) -> float | None:

@@ -35,6 +35,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
     _add_limits(parser)
     flag("--stop-after", type=integer(at_least=1), metavar="N",
          help="the model stops by itself at its Nth token, which has no text")  # fmt: skip
+    flag("--reasoning", type=integer(at_least=0), default=0, metavar="N",
+         help="the first N tokens of a chat's reply are reasoning (not tgi)")  # fmt: skip
     flag("--fail", action="append", default=[], metavar="INDEX=FAILURE",
          help="what request INDEX, counted from 0, or `all` suffers; repeatable")  # fmt: skip
 
@@ -87,7 +89,12 @@ async def _serve(arguments: argparse.Namespace) -> int:
 
     kind = protocol(arguments.protocol)
     opens_after = arguments.load_seconds if arguments.cold and kind.opens_loaded else 0.0
-    served = Served(tuple(arguments.model or ("tiny",)), arguments.context, arguments.stop_after)
+    served = Served(
+        models=tuple(arguments.model or ("tiny",)),
+        context=arguments.context,
+        stop_after=arguments.stop_after,
+        reasoning=arguments.reasoning,
+    )
     model, script = step_model(arguments, kind), failing(arguments.fail)
     server = emulator(arguments.protocol, model, served, script, arguments.port, arguments.host)
     return await serve(server, opens_after)

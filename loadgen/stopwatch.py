@@ -68,8 +68,8 @@ class Facts:
     `counted` is how many chunks the event ends alone gave, where that was not what decoding
     gave. `connect` is None on a connection that was there already.
 
-    `answer` is the mark of the first content after reasoning, None where nothing was reasoned or
-    nothing followed. A `whole` answer came in one piece: its last mark is the last token's, and
+    `answer` is the mark of the first content after reasoning, None where no reasoning came first or
+    nothing followed it. A `whole` answer came in one piece: its last mark is the last token's, and
     nobody knows the first. `text` is what was said, where the request wanted it kept.
     """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from contract.records import Manifest, Stage
@@ -19,6 +19,8 @@ DEFINITIONS = {
     "output_tokens_per_second": "their generated tokens / (end - start)",
     "e2e": "last_token - due, seconds; due is the instant the agent was ready to ask",
     "ttft": "first_token - due, seconds; headers, role-only and empty chunks are not a token",
+    "ttft_answer": "first_answer - due, seconds: the first content after reasoning, only of "
+    "requests that reasoned before they answered; ttft counts reasoning as content",
     "tpot": "(last_token - first_token) / (output_tokens - 1), seconds, per request",
     "itl": "gaps between tokens, seconds; only from requests in which every chunk was one token",
     "icl": "gaps between chunks, seconds",
@@ -72,6 +74,7 @@ def stage_summary(
         "in_flight": tally.in_flight(stage.start, stage.end),
         "goodput": _goodput(tally, seconds),
         "ttft": _spread(tally.ttfts, percentiles),
+        "ttft_answer": _spread(tally.answer_ttfts, percentiles),
         "tpot": _spread(tally.tpots, percentiles),
         "itl": _spread(tally.token_gaps, percentiles),
         "icl": _spread(tally.chunk_gaps, percentiles),
@@ -144,7 +147,7 @@ def run_summary(manifest: Manifest, stages: Sequence[dict[str, Any]]) -> dict[st
 def table(stages: Sequence[dict[str, Any]]) -> str:
     """The final tables by N, and below them every verdict that failed."""
     rates = ["agents", "ok/total", "req/s", "tok/s", "in flight", "send lag", "loop lag", "verdict"]
-    spreads, stated = ["agents", "TTFT", "TPOT", "ITL", "e2e"], _stated(stages)
+    shown, stated = _shown(stages), _stated(stages)
     doubts = [
         f"  {stage['level']}: {verdict['name']}: {verdict['says']}"
         for stage in stages
@@ -168,7 +171,7 @@ def table(stages: Sequence[dict[str, Any]]) -> str:
         *goodput,
         "",
         f"milliseconds, {'/'.join(stated)}; the lags above are {named(LAG_PERCENTILE)}",
-        render(spreads, [_spreads(stage, stated) for stage in stages]),
+        render(["agents", *shown.values()], [_spreads(stage, shown, stated) for stage in stages]),
         *_by_address(stages, stated),
     ]
     return "\n".join(blocks)
@@ -230,8 +233,16 @@ def _stated(stages: Sequence[dict[str, Any]]) -> list[str]:
     return [name for name in seen if name.startswith("p")]
 
 
-def _spreads(stage: dict[str, Any], stated: Sequence[str]) -> list[str]:
-    columns = (stage[name] for name in ("ttft", "tpot", "itl", "e2e"))
+def _shown(stages: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The spreads of the table and their titles; the answer's only where something reasoned."""
+    shown = {"ttft": "TTFT", "ttft_answer": "to answer", "tpot": "TPOT", "itl": "ITL", "e2e": "e2e"}
+    if not any(stage["ttft_answer"] for stage in stages):
+        del shown["ttft_answer"]
+    return shown
+
+
+def _spreads(stage: dict[str, Any], names: Iterable[str], stated: Sequence[str]) -> list[str]:
+    columns = (stage[name] for name in names)
     return [_level(stage), *("/".join(_ms(spread, p) for p in stated) for spread in columns)]
 
 

@@ -91,6 +91,7 @@ class Tally:
     sent: int = 0
     latencies: array[float] = field(default_factory=_floats)
     ttfts: array[float] = field(default_factory=_floats)
+    answer_ttfts: array[float] = field(default_factory=_floats)  # of those that reasoned before
     tpots: array[float] = field(default_factory=_floats)
     send_lags: array[float] = field(default_factory=_floats)
     token_gaps: Durations = field(default_factory=Durations)
@@ -143,6 +144,7 @@ class Tally:
         for column, value in (
             (self.latencies, record.latency),
             (self.ttfts, record.ttft),
+            (self.answer_ttfts, record.ttft_answer),
             (self.tpots, record.tpot),
             (self.send_lags, record.send_lag),
         ):

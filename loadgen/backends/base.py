@@ -201,7 +201,8 @@ class WireResponse:
 
     `broken` is the outcome when the exchange did not end by itself (`unreachable`, `timed_out`,
     `bad_stream`), with `detail` as its reason; otherwise None. Of a body over its budget whole
-    events were dropped: `dropped[i]` of them ended with read i.
+    events were dropped: `dropped[i]` of them ended with read i; `answered` is the read of the
+    first of them that held more than reasoning.
     """
 
     status: int | None = None
@@ -211,6 +212,7 @@ class WireResponse:
     detail: str | None = None
     raw: Raw | None = None
     dropped: Mapping[int, int] = field(default_factory=dict)
+    answered: int | None = None
     trip: Trip | None = None
 
 

@@ -41,8 +41,8 @@ _ALIKE = {
     "generate": Alike(b'","done":false}\n', b'"response":""'),
     "chat": Alike(b'"},"done":false}\n', b'"content":""'),
 }
-# Fields of an object, or of its message, that hold generated tokens.
-_SPEECH = ("response", "content", "thinking", "tool_calls")
+# Fields of an object, or of its message, that hold generated tokens, thinking apart.
+_ANSWER = ("response", "content", "tool_calls")
 
 
 class OllamaDialect:
@@ -107,8 +107,8 @@ def _take(document: dict[str, Any], read: int, into: Reading) -> None:
         into.failure = "server_error", text(reason) or excerpt(orjson.dumps(reason))
         return
     spoken = mapping(document.get("message")) or document
-    if any(spoken.get(name) for name in _SPEECH):
-        into.content.append(read)
+    answers = any(spoken.get(name) for name in _ANSWER)
+    into.spoken(read, answers=answers, reasons=bool(spoken.get("thinking")))
     into.said.append(words(spoken.get("response", spoken.get("content"))))
     if document.get("done") is True:
         into.complete = True

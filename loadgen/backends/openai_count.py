@@ -46,6 +46,8 @@ def counted(raw: Raw) -> Count | None:
     whole = raw.whole
     spoken: list[int] = []  # where events end that were parsed and held content
     begin = _parse(whole, 0, reading, spoken, until_framed=True)
+    if reading.reasoned:
+        return None  # chunks of two kinds, and where one ends and the other begins is asked
     if begin is None or reading.frame is None:
         content = PerMark(_placed(spoken, [0] * len(raw.reads), raw))
         return None if begin is None else Count(reading, content, len(spoken), parsed=True)

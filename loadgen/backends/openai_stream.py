@@ -12,19 +12,20 @@ import orjson
 from contract.errors import BackendError
 from contract.records import ServerFacts
 from loadgen.backends.base import WireResponse
+from loadgen.backends.spoken import Spoken
 from loadgen.sse import Event, events
 from loadgen.stopwatch import Facts
 
 # Fields of a delta that hold generated tokens; a role or an empty string is none.
-_SPEECH = ("content", "reasoning_content", "reasoning", "tool_calls", "function_call", "refusal")
+_REASONING = ("reasoning_content", "reasoning")
+_ANSWER = ("content", "tool_calls", "function_call", "refusal")
 EXCERPT_CHARACTERS = 200
 
 
 @dataclass(slots=True)
-class Reading:
+class Reading(Spoken):
     """What the events of one stream said so far; of usage and timings the last one counts."""
 
-    content: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     usage: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -66,14 +67,13 @@ class Reading:
             self.error = message(event.data)
         else:
             self._take_chunk(document, event.read)
-            self.frame = self.frame or _frame(document, event.data)
+            self.frame = _frame(document, event.data) or self.frame
 
     def _take_chunk(self, document: dict[str, Any], read: int) -> None:
         choices = document.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict):
-                if _speaks(choice):
-                    self.content.append(read)
+                self._take_speech(choice, read)
                 if self.said is not None:
                     self.said.append(_answer(choice))
                 if isinstance(reason := choice.get("finish_reason"), str):
@@ -84,6 +84,16 @@ class Reading:
             self.metrics = _mapping(metrics) or self.metrics
         if timings := document.get("timings"):
             self.timings = _mapping(timings) or self.timings
+
+    def _take_speech(self, choice: dict[str, Any], read: int) -> None:
+        delta = choice.get("delta")
+        if not isinstance(delta, dict):
+            self.spoken(read, answers=bool(choice.get("text")))
+        elif self.answered and delta.get("content"):
+            self.content.append(read)
+        else:
+            answers, reasons = (any(map(delta.get, names)) for names in (_ANSWER, _REASONING))
+            self.spoken(read, answers=answers, reasons=reasons)
 
     def facts(self, outcome: str, error: str | None, status: int | None) -> Facts:
         """What it all came to."""
@@ -100,6 +110,7 @@ class Reading:
             status=status,
             error=error,
             server=_server_facts(self),
+            answer=self.answer,
         )
 
 
@@ -133,15 +144,15 @@ def _frame(document: dict[str, Any], data: bytes) -> tuple[bytes, bytes] | None:
     choice = choices[0]
     if choice.get("finish_reason") or any(document.get(k) for k in ("usage", "metrics", "timings")):
         return None
-    key, text = "text", choice.get("text")
-    if isinstance(delta := choice.get("delta"), dict):
-        key, text = "content", delta.get("content")
-    if not isinstance(text, str) or not text:
+    said = choice["delta"] if isinstance(choice.get("delta"), dict) else choice
+    texts = [(k, said[k]) for k in ("text", "content", *_REASONING) if said.get(k)]
+    if len(texts) != 1 or not isinstance(texts[0][1], str):
         return None
-    for said in (f'"{key}":'.encode(), f'"{key}": '.encode()):
-        before, found, after = data.partition(said + orjson.dumps(text))
+    key, text = texts[0]
+    for named in (f'"{key}":'.encode(), f'"{key}": '.encode()):
+        before, found, after = data.partition(named + orjson.dumps(text))
         if found:
-            return before + said + b'"', b'"' + after
+            return before + named + b'"', b'"' + after
     return None
 
 
@@ -154,13 +165,6 @@ def _repeats(data: bytes, frame: tuple[bytes, bytes]) -> bool:
     return (
         bool(text) and len(data) > len(before) + len(after) and b'"' not in text and text[-1] != 92
     )
-
-
-def _speaks(choice: dict[str, Any]) -> bool:
-    delta = choice.get("delta")
-    if isinstance(delta, dict):
-        return bool(delta.get("content")) or any(map(delta.get, _SPEECH))
-    return bool(choice.get("text"))
 
 
 def _answer(choice: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from contract.errors import BackendError, ConfigError, nearest
 from contract.records import ServerFacts
 from loadgen.backends.base import Raw, WireResponse
 from loadgen.backends.openai import excerpt, in_one_piece, refusal
+from loadgen.backends.spoken import Spoken
 from loadgen.sse import events, lines
 from loadgen.stopwatch import Facts, PerMark
 
@@ -27,7 +28,7 @@ JSON_KINDS = ("application/json",)  # one document: an answer that is not stream
 
 
 @dataclass(slots=True)
-class Reading:
+class Reading(Spoken):
     """What the objects of one stream said so far.
 
     `complete` is true once the protocol's last object was seen; `failure` is the outcome and
@@ -35,7 +36,6 @@ class Reading:
     worth knowing about an exchange that went well.
     """
 
-    content: list[int] = field(default_factory=list)
     counts: list[int] | None = None  # per read, in place of `content`
     said: list[str] = field(default_factory=list)  # the answer's text, where all is decoded
     complete: bool = False
@@ -200,6 +200,7 @@ def _facts(reading: Reading, response: WireResponse) -> Facts:
         status=response.status,
         error=error,
         server=reading.server,
+        answer=reading.answer,
     )
 
 

@@ -19,11 +19,13 @@ from loadgen.fakes.tgi import Tgi
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What an emulator pretends to serve; `stop_after` tokens the model stops by itself."""
+    """What an emulator pretends to serve; `stop_after` tokens the model stops by itself, and the
+    first `reasoning` of those it answers in a chat are reasoning."""
 
     models: tuple[str, ...] = ("tiny",)
     context: int = 4096
     stop_after: int | None = None
+    reasoning: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,5 +91,8 @@ def emulator(
     served = served or Served()
     context = min(served.context, model.kv_tokens or served.context)
     front = protocol(name).front(replace(served, context=context))
+    if served.reasoning and not front.reasons:
+        raise ConfigError(f"--reasoning: {name} has no reasoning apart; the others have, in chats")
+    front.reasoning = served.reasoning
     pace = Stepped(model, front.runner, loading_only=front.bounded_while_loading_only)
     return Server(front, pace, script, port, host)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from loadgen.fakes.http import Call
-from loadgen.fakes.openai import DONE, OpenAI, choice, finish, is_chat, prompt_of
+from loadgen.fakes.openai import DONE, OpenAI, finish, is_chat, prompt_of
 from loadgen.fakes.paces import Pace, Stepped
 from loadgen.fakes.protocol import DEFAULT_TOKENS, Ask, Job, Reply, event, reply
 from loadgen.fakes.timings import timings
@@ -87,7 +87,7 @@ class LlamaServer(OpenAI):
         numbers = [number for number in range(start, stop) if job.text(number)]
         if job.ask.route == NATIVE:
             return [event(self._piece(job, number)) for number in numbers]
-        return [event(self.body(job, [choice(job, job.text(n), None)])) for n in numbers]
+        return [event(self.body(job, [self.piece(job, n, n + 1, None)])) for n in numbers]
 
     def ending(self, job: Job, start: int) -> list[bytes]:
         parts = self.tokens(job, start, job.ask.output)
@@ -100,8 +100,8 @@ class LlamaServer(OpenAI):
     def whole(self, job: Job) -> Reply:
         if job.ask.route == NATIVE:
             return reply(200, self._said(job, job.texts()))
-        choices = [choice(job, job.texts(), finish(job))]
-        return reply(200, self.body(job, choices, usage=self.totals(job), **self.extra(job)))
+        said = [self.all_of(job)]
+        return reply(200, self.body(job, said, usage=self.totals(job), **self.extra(job)))
 
     def totals(self, job: Job) -> dict[str, Any]:
         cached = {"cached_tokens": job.visit.cached_tokens}

@@ -44,6 +44,7 @@ class Ollama(Front):
     """`/api/generate`, `/api/chat` and the pages around them; one model loaded at a time."""
 
     name = "ollama"
+    reasons = True
     stream_kind = "application/x-ndjson"
     head_first = False
     bounded_while_loading_only = True
@@ -87,8 +88,8 @@ class Ollama(Front):
             return reply(400, {"error": f"invalid request: {fault!r}"})
 
     def tokens(self, job: Job, start: int, stop: int) -> list[bytes]:
-        texts = (job.text(number) for number in range(start, stop))
-        return [self._line(job, text) for text in texts if text]
+        numbers = (number for number in range(start, stop) if job.text(number))
+        return [self._line(job, number) for number in numbers]
 
     def ending(self, job: Job, start: int) -> list[bytes]:
         parts = self.tokens(job, start, job.ask.output)
@@ -100,7 +101,8 @@ class Ollama(Front):
         if job.ask.output == 0:
             said = self._object(job.ask.model, job.ask.route, "", done=True, done_reason="load")
             return reply(200, said)
-        return reply(200, self._final(job, job.texts()))
+        place = self._thinks(job)
+        return reply(200, self._final(job, job.texts(place), job.texts(0, place)))
 
     def died(self) -> list[bytes]:
         return [compact({"error": REFUSED["internal"][1]}) + b"\n"]
@@ -170,15 +172,23 @@ class Ollama(Front):
         given = {name: options[name] for name in RUNNER_OPTIONS if name in options}
         return json.dumps([model, self._context(options), given])
 
-    def _object(self, model: str, path: str, text: str, **more: Any) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text}
+    def _thinks(self, job: Job) -> int:
+        return self.reasoning if job.ask.route == "/api/chat" else 0
+
+    def _object(
+        self, model: str, path: str, text: str, thinking: str = "", **more: Any
+    ) -> dict[str, Any]:
+        thought = {"thinking": thinking} if thinking else {}
+        message = {"role": "assistant", "content": text, **thought}
         said = {"message": message} if path == "/api/chat" else {"response": text}
         return {"model": model, "created_at": _rfc3339(time.time()), **said, **more}
 
-    def _line(self, job: Job, text: str) -> bytes:
-        return compact(self._object(job.ask.model, job.ask.route, text, done=False)) + b"\n"
+    def _line(self, job: Job, number: int) -> bytes:
+        text = job.text(number)
+        said = ("", text) if number < self._thinks(job) else (text, "")
+        return compact(self._object(job.ask.model, job.ask.route, *said, done=False)) + b"\n"
 
-    def _final(self, job: Job, text: str) -> dict[str, Any]:
+    def _final(self, job: Job, text: str, thinking: str = "") -> dict[str, Any]:
         visit, ask = job.visit, job.ask
         total = (visit.last or visit.arrival) - visit.arrival
         load = (visit.loaded or visit.arrival) - visit.arrival
@@ -187,7 +197,9 @@ class Ollama(Front):
         )
         reason = "stop" if job.stopped else "length"
         context = {} if ask.route == "/api/chat" else {"context": self._ids(job)}
-        said = self._object(ask.model, ask.route, text, done=True, done_reason=reason, **context)
+        said = self._object(
+            ask.model, ask.route, text, thinking, done=True, done_reason=reason, **context
+        )
         return {**said, **durations, **timings(visit).ollama_counters()}
 
     def _ids(self, job: Job) -> list[int]:

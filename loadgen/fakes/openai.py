@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from loadgen.fakes.http import Call
@@ -27,6 +28,8 @@ class OpenAI(Front):
     """`/v1/completions`, `/v1/chat/completions`, `/v1/models`, `/health`, `/version`."""
 
     name = "openai"
+    reasons = True
+    thought = "reasoning_content"
     any_model = False  # whatever is named, the first one answers
 
     def __init__(
@@ -101,18 +104,43 @@ class OpenAI(Front):
         return event(self.body(job, [{"index": 0, "delta": delta}]))
 
     def tokens(self, job: Job, start: int, stop: int) -> list[bytes]:
-        return [self._token(job, start, stop, None)]
+        edges = [start, *(edge for edge in (self.thinks(job),) if start < edge < stop), stop]
+        return [self._token(job, *span, None) for span in pairwise(edges)]
 
     def ending(self, job: Job, start: int) -> list[bytes]:
-        parts = [self._token(job, start, job.ask.output, finish(job))]
+        output = job.ask.output
+        last = self.thinks(job) if start < self.thinks(job) < output else start
+        parts = self.tokens(job, start, last) if last > start else []
+        parts.append(self._token(job, last, output, finish(job)))
         if job.ask.options["usage"]:
             parts.append(event(self.body(job, [], usage=self.totals(job), **self.extra(job))))
         return parts if job.failure == "no_done" else [*parts, DONE]
 
     def whole(self, job: Job) -> Reply:
-        choices = [choice(job, job.texts(), finish(job))]
         usage = {"usage": self.totals(job)} if self._usage else {}
-        return reply(200, self.body(job, choices, **usage))
+        return reply(200, self.body(job, [self.all_of(job)], **usage))
+
+    def thinks(self, job: Job) -> int:
+        """How many tokens come before the answer."""
+        return self.reasoning if is_chat(job) else 0
+
+    def piece(self, job: Job, start: int, stop: int, end: str | None) -> dict[str, Any]:
+        """The choice of a chunk with tokens [start, stop), all of them of one kind."""
+        name = self.thought if start < self.thinks(job) else "content"
+        said = {"delta": {name: job.texts(start, stop)}}
+        if not is_chat(job):
+            said = {"text": job.texts(start, stop)}  # type: ignore[dict-item]
+        return {"index": 0, **said, "logprobs": None, "finish_reason": end}
+
+    def all_of(self, job: Job) -> dict[str, Any]:
+        """The choice of an answer in one piece."""
+        place = self.thinks(job)
+        said: dict[str, Any] = {"text": job.texts()}
+        if is_chat(job):
+            reasoning = {self.thought: job.texts(0, place)} if place else {}
+            message = {"role": "assistant", "content": job.texts(place), **reasoning}
+            said = {"message": message}
+        return {"index": 0, **said, "logprobs": None, "finish_reason": finish(job)}
 
     def died(self) -> list[bytes]:
         return [event(failure(500, "The engine died.", "InternalServerError")), DONE]
@@ -155,7 +183,7 @@ class OpenAI(Front):
         }
 
     def _token(self, job: Job, start: int, stop: int, end: str | None) -> bytes:
-        said = choice(job, job.texts(start, stop), end)
+        said = self.piece(job, start, stop, end)
         if not job.ask.options["usage_everywhere"]:
             return event(self.body(job, [said]))
         return event(self.body(job, [said], usage=totals(job, stop)))
@@ -165,6 +193,7 @@ class VLLM(OpenAI):
     """The same with vLLM's own pages, sleep mode and cached counts among them."""
 
     name = "vllm"
+    thought = "reasoning"
 
     def page(self, call: Call, pace: Pace) -> Reply | None:
         path = call.path.partition("?")[0]
@@ -228,16 +257,6 @@ def finish(job: Job) -> str | None:
     if not job.ends:
         return None
     return "stop" if job.stopped else "length"
-
-
-def choice(job: Job, text: str, end: str | None) -> dict[str, Any]:
-    """The one choice of a chunk or of a whole body."""
-    said: dict[str, Any] = {"text": text}
-    if is_chat(job) and job.ask.stream:
-        said = {"delta": {"content": text}}
-    elif is_chat(job):
-        said = {"message": {"role": "assistant", "content": text}}
-    return {"index": 0, **said, "logprobs": None, "finish_reason": end}
 
 
 def totals(job: Job, output: int) -> dict[str, Any]:

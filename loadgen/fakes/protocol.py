@@ -99,6 +99,8 @@ class Front(ABC):
     closes_after_stream = False
     bounded_while_loading_only = False
     runner = ""  # what is loaded when the server starts loaded
+    reasons = False  # whether replies of a chat may begin with reasoning
+    reasoning = 0  # so many tokens of it
 
     @abstractmethod
     def page(self, call: Call, pace: Pace) -> Reply | None:

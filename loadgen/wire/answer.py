@@ -88,6 +88,7 @@ class Answer:
                 response.broken, response.detail = error.outcome, error.detail
             if self._keep is not None:
                 response.dropped = self._keep.dropped
+                response.answered = self._keep.answered
         return response
 
     def _take_head(self) -> bool:

@@ -5,20 +5,27 @@ The events dropped between are counted, each at the read that completed it.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 from contract.errors import BackendError
 from loadgen.sse import EVENT_BUDGET, events, lines
 
+# An answer that is not empty, as all protocols write it: no reasoning, no role. Within a JSON
+# text its quotes would be escaped.
+_ANSWER = re.compile(rb'"(?:content|response|text)": ?"(?!")|"tool_calls": ?\[\{')
+
 
 class Keep:
     """Thins the decoded reads of one stream: at most about `budget` bytes of them stay.
 
-    `dropped[i]` is how many events dropped were completed by read i.
+    `dropped[i]` is how many events dropped were completed by read i; `answered` is the read that
+    completed the first of them with an answer in it.
     """
 
     def __init__(self, budget: int, *, by_line: bool) -> None:
         self.dropped: Counter[int] = Counter()
+        self.answered: int | None = None
         self._by_line = by_line
         self._quarter = budget // 4
         self._first = 0  # the read, and the byte in it, at which the tail begins
@@ -71,10 +78,12 @@ class Keep:
             at += len(part)
         self._size -= span[1]
         self._headed = True
-        for completed in self._completed(gone):
+        for text, completed in self._completed(gone):
             self.dropped[first + completed] += 1
+            if self.answered is None and _ANSWER.search(text):
+                self.answered = first + completed
 
-    def _completed(self, gone: list[bytes]) -> list[int]:
+    def _completed(self, gone: list[bytes]) -> list[tuple[bytes, int]]:
         if self._by_line:
-            return [read for line, read in lines(gone) if line.strip()]
-        return [event.read for event in events(gone)]
+            return [(line, read) for line, read in lines(gone) if line.strip()]
+        return [(event.data, event.read) for event in events(gone)]

@@ -159,6 +159,8 @@ class ServerBackend:
             facts.text = self.dialect.text(response)
         if response.dropped:
             facts.content = _with_dropped(facts, response)
+            if facts.answer is not None and response.answered is not None:
+                facts.answer = min(facts.answer, response.answered)
         if response.trip is not None:
             facts.retries, facts.connect = response.trip.retries, response.trip.connect
             facts.stamps = response.trip.stamps

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from contract.errors import ConfigError
 from loadgen.backends import BACKENDS
 from loadgen.backends.base import Request
 from loadgen.backends.settings import RESETTABLE
@@ -75,6 +76,38 @@ async def test_counts_and_instants_are_the_servers(protocol, endpoint):
     prefill = 0.004 + 0.001 * visit.prompt_tokens
     assert visit.first - visit.start == pytest.approx(prefill)
     assert visit.last - visit.first == pytest.approx(5 * 0.004)
+
+
+CHATS = [(protocol, endpoint) for protocol, endpoint in ROUTES if endpoint == "chat"]
+
+
+@pytest.mark.parametrize(("protocol", "endpoint"), [c for c in CHATS if c[0] != "tgi"])
+async def test_reasoning_comes_before_the_answer(protocol, endpoint):
+    async with serving(protocol, endpoint, reasoning=4) as (server, backend):
+        got = await perform(backend)
+        facts = await ask(backend, replace(ASK, wants_text=True))
+
+    visit = server.log.visits[0]
+    assert (got.chunks, got.output_tokens) == (6, 6)
+    assert visit.first + 4 * 0.004 - 1e-9 <= got.first_answer <= got.last_token
+    assert got.first_token < got.first_answer
+    assert len(facts.text.split()) == 2
+
+
+@every_route
+async def test_only_a_chat_reasons(protocol, endpoint):
+    if protocol == "tgi":
+        with pytest.raises(ConfigError, match="--reasoning: tgi has no reasoning apart"):
+            emulator(protocol, FAST, Served(reasoning=4))
+        return
+    async with serving(protocol, endpoint, reasoning=4, asked={"streaming": False}) as (_, backend):
+        facts = await ask(backend, replace(ASK, wants_text=True))
+    async with serving(protocol, endpoint, reasoning=4) as (_, backend):
+        got = await perform(backend)
+
+    chat = endpoint == "chat"
+    assert len(facts.text.split()) == (2 if chat else 6)
+    assert (got.first_answer is not None) == chat
 
 
 @every_route

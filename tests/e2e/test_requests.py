@@ -78,3 +78,22 @@ def test_a_reply_may_end_by_itself(run):
     found, _, summary = run("vllm", "--no-ignore-eos", served=("--stop-after", "3"))
     assert summary["stages"][0]["output_tokens_mean"] == 3
     assert {record.finish_reason for record in found.records()} == {"stop"}
+
+
+@pytest.mark.parametrize("protocol", ["vllm", "ollama"])
+def test_the_time_to_the_answer_stands_beside_that_to_the_first_token(run, cli, protocol):
+    found, _, summary = run(protocol, "--endpoint", "chat", "--save-text",
+                            served=("--reasoning", "4"))  # fmt: skip
+    (stage,) = summary["stages"]
+    assert stage["ttft_answer"]["n"] == stage["ttft"]["n"] == 20
+    # Four steps of 2 ms lie between them, but for those that came together.
+    assert stage["ttft_answer"]["mean"] > stage["ttft"]["mean"] + 0.004
+    assert "ttft_answer" in summary["definitions"]
+    assert {len(reply["text"].split()) for reply in replies_of(found)} == {2}
+    assert "to answer" in cli("loadgen", "show").stdout
+
+
+def test_without_reasoning_there_is_no_such_column(run, cli):
+    _, _, summary = run("vllm", "--endpoint", "chat")
+    assert summary["stages"][0]["ttft_answer"] is None
+    assert "to answer" not in cli("loadgen", "show").stdout
