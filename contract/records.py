@@ -299,8 +299,14 @@ class Manifest:
     def hardware(self) -> str:
         """The name fits are keyed by: the user's, else the GPU, else the processor.
 
-        Only the user can name the hardware of a server on another machine.
+        Only the user can name the hardware of a server on another machine. Of several servers it
+        says how many: what was measured is what all of them do together.
         """
+        several = len(self.addresses)
+        return f"{several} servers on {self._hardware}" if several else self._hardware
+
+    @property
+    def _hardware(self) -> str:
         if self.config.get("hardware"):
             return str(self.config["hardware"])
         if self.server.get("remote"):

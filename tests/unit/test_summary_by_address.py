@@ -88,3 +88,12 @@ def test_addresses_that_are_no_list_of_texts_are_damage(synthetic_run, wrong):
     document["server"]["addresses"] = wrong
     with pytest.raises(ValueError, match=r"server\.addresses: a list of texts is expected"):
         Manifest.from_json(document)
+
+
+def test_what_is_fitted_is_keyed_by_all_of_them_together(run_over):
+    manifest = run_over(URLS).manifest
+    assert manifest.hardware == "3 servers on Test CPU"
+    named = replace(manifest, config={"hardware": "RTX 4090 24GB"})
+    assert named.hardware == "3 servers on RTX 4090 24GB"
+    away = replace(manifest, server={**manifest.server, "remote": True})
+    assert away.hardware == "3 servers on unknown"
