@@ -112,7 +112,7 @@ class RunConfig(PromptSettings, LoadSettings):
         """A drawn prompt is a shared prefix, a nonce, and what is left of its length."""
         least = self.shared_prefix + LEAST_TOKENS
         drawn = self.dataset is None and self.trace is None
-        if drawn and parse_lengths(self.isl).least < least:
+        if drawn and parse_lengths(self.isl, "isl", LEAST_TOKENS).least < least:
             raise ValueError(
                 f"isl {self.isl} does not hold a shared_prefix of {self.shared_prefix} tokens and "
                 f"a nonce of {LEAST_TOKENS}, allowed: at least {least}"
