@@ -130,13 +130,15 @@ def no_success(stage: Windowed) -> str:
 
 def gone(tally: Tally, agents: int, start: float, end: float) -> bool:
     """Whether the target was away when the window closed, and not for a moment: the last
-    requests, one per agent at least, reached nobody for a share of its time or of its number."""
+    requests, one per agent at least, reached nobody for a share of its time or of its number. Of
+    several servers all have to be: one may be slow while another refuses many a request."""
     heard = start if tally.heard is None else tally.heard
     share = max(
         (end - heard) / (end - start) if end > start else 0.0,
         tally.unreached / max(1, sum(tally.outcomes.values())),
     )
-    return tally.unreached >= max(FEWEST_UNREACHED, agents) and share >= AWAY
+    nobody = all(part.away for part in tally.parts.values())
+    return nobody and tally.unreached >= max(FEWEST_UNREACHED, agents) and share >= AWAY
 
 
 def went_away(done: Stage, tally: Tally) -> str:

@@ -63,10 +63,12 @@ class Part:
     latencies: array[float] = field(default_factory=_floats)
     ttfts: array[float] = field(default_factory=_floats)
     output_tokens: int | None = 0  # None once a request's count is not known
+    away: bool = False  # its last request reached nobody
 
     def add(self, record: RequestRecord) -> None:
         """Take one measured record."""
         self.outcomes[record.outcome] += 1
+        self.away = record.outcome == "unreachable"
         if record.outcome != "ok":
             return
         for column, value in ((self.latencies, record.latency), (self.ttfts, record.ttft)):
