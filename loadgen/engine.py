@@ -56,6 +56,7 @@ class StagePlan:
 
     Warm-up lasts `warmup` completions and `warmup_seconds`, whichever ends later. With
     `most_errors` the stage ends early once that share of the window's requests is exceeded.
+    `exact` replies are exactly as long as asked.
     """
 
     number: int
@@ -68,6 +69,7 @@ class StagePlan:
     grace: float
     warmup_seconds: float = 0.0
     most_errors: float | None = None
+    exact: bool = False
 
 
 class Ready(NamedTuple):

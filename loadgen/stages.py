@@ -75,6 +75,7 @@ def plans(config: RunConfig, backend: str, model: str) -> Iterator[StagePlan]:
             grace=config.grace_period,
             warmup_seconds=config.warmup_duration,
             most_errors=config.most_errors,
+            exact=config.backend.exact,
         )
 
 
@@ -155,7 +156,8 @@ def _verdicts(stage: Windowed, tally: Tally) -> list[Verdict]:
     """The doubts about a stage; an open loop may have been saturated."""
     start, end = stage.start, stage.end
     lags = stage.counts.loop_lags
-    found = verdicts(tally.evidence(stage.plan.key.agents, start, end, lags))
+    agents, exact = stage.plan.key.agents, stage.plan.exact
+    found = verdicts(tally.evidence(agents, start, end, lags, exact=exact))
     if stage.plan.key.request_rate is not None:
         found.append(saturation_verdict(tally.dues, tally.endeds, start, end))
     return found
