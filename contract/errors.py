@@ -5,7 +5,8 @@
     ├─ TargetError     3    preflight, engine        what to start
     ├─ DataError       4    run directory, queries   file or query, found against expected
     ├─ FitError        5    fits                     the points that were there
-    └─ SloError        6    planner                  nearest miss and what to relax
+    ├─ SloError        6    planner                  nearest miss and what to relax
+    └─ LostError  128 + n   shards                   which process of ours a signal n ended
 
 Two more never leave the room they are raised in: BackendError(outcome) becomes a record's
 outcome inside the load engine, and ProbeError becomes a probe's health inside the sidecar.
@@ -52,6 +53,15 @@ class SloError(LabError):
     """Nothing meets the target; the text holds the nearest miss and what to relax."""
 
     exit_code = 6
+
+
+class LostError(LabError):
+    """A process of the load generator went away: `exit_code` is 128 + the signal that ended it,
+    or 1 after a bug, whose traceback it printed."""
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
 
 
 class BackendError(Exception):

@@ -12,17 +12,22 @@ Runs are never overwritten. A line cut off by a crash is dropped with one warnin
 
 from __future__ import annotations
 
+import heapq
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self
 
 import orjson
 
 from contract.errors import ConfigError, DataError, nearest
+from contract.jsonl import Line, LineFile, lines_in, read_lines
 from contract.records import (
     SCHEMA_VERSION,
     Manifest,
@@ -31,6 +36,7 @@ from contract.records import (
     Stage,
     StageKey,
 )
+from contract.shards import left, requests_of, shard_of, shards_of
 
 MANIFEST, REQUESTS, STAGES, SUMMARY, REPLIES = (
     "manifest.json",
@@ -47,13 +53,14 @@ class RunWriter:
     def __init__(self, root: Path, manifest: Manifest) -> None:
         self.path = root / manifest.run
         self.manifest = manifest
-        self._replies: int | None = None
+        self._requests = LineFile(self.path / REQUESTS)
+        self._stages = LineFile(self.path / STAGES)
+        self._replies = LineFile(self.path / REPLIES, 0o600)
         try:
             root.mkdir(parents=True, exist_ok=True)
             self.path.mkdir()
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-            self._requests = os.open(self.path / REQUESTS, flags, 0o644)
-            self._stages = os.open(self.path / STAGES, flags, 0o644)
+            self._requests.open()
+            self._stages.open()
         except OSError as error:
             raise ConfigError(
                 f"--output-dir: cannot create a run in '{root}' ({error.strerror}); "
@@ -68,8 +75,8 @@ class RunWriter:
 
     def _remove(self) -> None:
         """Take a run folder away that could not even get its manifest."""
-        for descriptor in (self._requests, self._stages):
-            os.close(descriptor)
+        self._requests.close()
+        self._stages.close()
         with suppress(OSError):
             for entry in self.path.iterdir():
                 entry.unlink()
@@ -77,35 +84,27 @@ class RunWriter:
 
     def append_requests(self, records: Iterable[RequestRecord]) -> None:
         """Each record one line, all of them in one unbuffered write."""
-        lines = [orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records]
-        _append(self._requests, b"".join(lines), self.path / REQUESTS)
+        self._requests.append(records)
 
     def append_reply(self, document: dict[str, Any]) -> None:
         """What was asked and answered, one line; for the user's eyes alone."""
-        path = self.path / REPLIES
-        if self._replies is None:
-            try:
-                self._replies = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            except OSError as error:
-                raise DataError(f"{path}: cannot be written ({error.strerror})") from error
-        _append(self._replies, orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE), path)
+        self._replies.append([document])
 
     @property
     def written(self) -> int:
         """Bytes of `requests.jsonl` so far."""
-        return os.fstat(self._requests).st_size
+        return self._requests.size
 
     def records(self, start: int) -> Iterator[RequestRecord]:
         """The records appended from that byte on, unchecked as they are this writer's own. A
         last line that a full disk cut off is left out. DataError when the file cannot be read."""
-        for line, _number, finished in _lines(self.path / REQUESTS, start):
+        for line, _number, finished in read_lines(self.path / REQUESTS, start):
             if finished:
                 yield RequestRecord.from_own(orjson.loads(line))
 
     def append_stage(self, stage: Stage) -> None:
         """One finished stage, one line."""
-        line = orjson.dumps(stage, option=orjson.OPT_APPEND_NEWLINE)
-        _append(self._stages, line, self.path / STAGES)
+        self._stages.append([stage])
 
     def plan(self, key: StageKey) -> None:
         """One more stage is about to begin that nobody planned beforehand."""
@@ -120,9 +119,8 @@ class RunWriter:
     def close(self, status: RunStatus, ended_unix: float, note: str | None = None) -> None:
         """Close the files and state how the run ended. A full disk leaves it `running`, which
         reads as partial once this process is gone."""
-        for descriptor in (self._requests, self._stages, self._replies):
-            if descriptor is not None:
-                os.close(descriptor)
+        for file in (self._requests, self._stages, self._replies):
+            file.close()
         self.manifest = replace(self.manifest, status=status, ended_unix=ended_unix, note=note)
         self._replace_manifest()
 
@@ -164,25 +162,43 @@ class Run:
         )
 
     def records(self) -> Iterator[RequestRecord]:
-        """The records in the order they ended; an unfinished last line is dropped and said so
-        in `warnings` once the iteration is over."""
+        """The records in the order they ended, those last that a crash left in the files of
+        shards; an unfinished last line is dropped and said so in `warnings` once the iteration
+        is over."""
+        shards, merged = shards_of(self.manifest.config), Counter[int]()
+        with left(self.path, shards) as parts:
+            # What of it is cut off is whole in the file of a shard.
+            whole = read_lines(self.path / REQUESTS)
+            for record in self._parsed(self.path / REQUESTS, whole, cut_is_lost=not parts):
+                if parts:
+                    merged[shard_of(record, shards)] += 1
+                yield record
+            rests = []
+            for shard, file in parts.items():
+                rest = islice(lines_in(file), merged[shard], None)
+                rests.append(self._parsed(requests_of(self.path, shard), rest))
+            yield from heapq.merge(*rests, key=attrgetter("ended"))
+
+    def _parsed(
+        self, path: Path, lines: Iterable[Line], *, cut_is_lost: bool = True
+    ) -> Iterator[RequestRecord]:
+        """The records that these lines of a file hold."""
         levels = {stage.stage: stage.key.agents for stage in self.stages}
-        for line, number, finished in _lines(self.path / REQUESTS):
+        for line, number, finished in lines:
             try:
                 record = RequestRecord.from_json(orjson.loads(line))
             except ValueError as error:
-                if not finished:
-                    self.warnings.append(
-                        f"{self.path / REQUESTS}: dropped an unfinished last line ({number})"
-                    )
-                    return
-                raise DataError(
-                    f"{self.path / REQUESTS}: line {number} is not a request record ({error})"
-                ) from error
+                if finished:
+                    raise DataError(
+                        f"{path}: line {number} is not a request record ({error})"
+                    ) from error
+                if cut_is_lost:
+                    self.warnings.append(f"{path}: dropped an unfinished last line ({number})")
+                return
             if record.agents != levels.get(record.stage, record.agents):
                 raise DataError(
-                    f"{self.path / REQUESTS}: line {number} says {record.agents} agents, its "
-                    f"stage {record.stage} had {levels[record.stage]}"
+                    f"{path}: line {number} says {record.agents} agents, its stage "
+                    f"{record.stage} had {levels[record.stage]}"
                 )
             yield record
 
@@ -209,21 +225,6 @@ def replace_json(path: Path, document: dict[str, Any]) -> None:
         with suppress(OSError):
             beside.unlink()
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _append(descriptor: int, lines: bytes, path: Path) -> None:
-    """Append whole lines; on a disk that takes no more, those that fit."""
-    written = 0
-    try:
-        while written < len(lines):
-            written += os.write(descriptor, lines[written:] if written else lines)
-    except OSError as error:
-        over = written - lines.rfind(b"\n", 0, written) - 1
-        with suppress(OSError):  # what follows must not be glued to half a line
-            os.ftruncate(descriptor, os.fstat(descriptor).st_size - over)
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror}); earlier lines stay readable"
-        ) from error
 
 
 def _point_latest(root: Path, run: str) -> None:
@@ -255,7 +256,7 @@ def _read_manifest(path: Path) -> Manifest:
 
 def _read_stages(path: Path) -> tuple[list[Stage], bool]:
     stages: list[Stage] = []
-    for line, number, finished in _lines(path / STAGES):
+    for line, number, finished in read_lines(path / STAGES):
         try:
             stages.append(Stage.from_json(orjson.loads(line)))
         except ValueError as error:
@@ -263,16 +264,6 @@ def _read_stages(path: Path) -> tuple[list[Stage], bool]:
                 return stages, True
             raise DataError(f"{path / STAGES}: line {number} is not a stage ({error})") from error
     return stages, False
-
-
-def _lines(path: Path, start: int = 0) -> Iterator[tuple[bytes, int, bool]]:
-    try:
-        with path.open("rb") as file:
-            file.seek(start)
-            for number, line in enumerate(file, 1):
-                yield line, number, line.endswith(b"\n")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _alive(manifest: Manifest) -> bool:

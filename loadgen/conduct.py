@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-import zlib
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from contract.commandline import Interrupted
-from contract.errors import BackendError, DataError, TargetError
+from contract.errors import DataError, LostError, TargetError
 from contract.exporter import Instruments, MetricsServer
 from contract.records import Manifest, RequestRecord, RunStatus
 from contract.rundir import REQUESTS, RunWriter
@@ -26,17 +25,19 @@ from loadgen.config import RunConfig
 from loadgen.engine import Source, StagePlan, StageRun
 from loadgen.facts import manifest_of
 from loadgen.goodput import parse_goodput
+from loadgen.journal import Journal
 from loadgen.observe import Observer
-from loadgen.quiet import quiet, settle
-from loadgen.replies import Replies
+from loadgen.quiet import quiet
+from loadgen.replies import source_for
 from loadgen.signals import handled
 from loadgen.stages import Course, Levels, stage_of
 from loadgen.summary import run_summary, stage_summary
 from loadgen.tally import Tally, tallies
 from loadgen.window import Windowed
-from loadgen.workload.build import source_of
 
-MOST_WARM = 512  # connections opened before a stage's clock starts
+if TYPE_CHECKING:
+    from loadgen.shards.crew import Crew
+
 SAMPLING = 0.2  # seconds between readings of in-flight and loop lag for the view
 
 
@@ -74,10 +75,16 @@ class Conduct:
     _reaching: asyncio.Task[Target] = field(init=False)
     _epoch: float = field(init=False, default=0.0)
     _unreset: dict[int, str] = field(init=False, default_factory=dict)  # stage -> why
-    _ended: list[RequestRecord] = field(init=False, default_factory=list)
+    _journal: Journal = field(init=False)
+    _crew: Crew | None = field(init=False, default=None)
+    _whole: bool = field(init=False, default=True)  # whether all that was written is merged
 
     def __post_init__(self) -> None:
         self._course = self.course or Levels(self.config)
+        if self.config.shards > 1:
+            from loadgen.shards.crew import Crew
+
+            self._crew = Crew(self.config.shards, self._say)
 
     async def run(self) -> Path:
         """Drive every stage; returns the run directory. Raises what ended the run early, after
@@ -133,16 +140,17 @@ class Conduct:
         self._epoch, epoch_unix = time.monotonic(), time.time()
         planned = self._course.planned(self.backend.name, target.model)
         manifest = manifest_of(self.config, self.backend.name, target, planned, epoch_unix)
-        salt = zlib.crc32(manifest.run.encode())
-        self._source = source_of(self.config, salt, self.backend.tokenizer())
+        self._source = source_for(
+            self.config, manifest.run, self.backend.tokenizer(), self._keep_reply
+        )
         self._writer = RunWriter(Path(self.config.output_dir), manifest)
-        if self.config.save_text:
-            chat = getattr(self.config.backend, "endpoint", None) == "chat"
-            self._source = Replies(self._source, self._writer.append_reply, chat=chat)
+        self._journal = Journal(self._writer.append_requests, self._unwritable)
         self._observer = Observer(instruments, manifest)
         self.path = self._writer.path
         self.progress.stages = len(planned)
         stages = f"{len(planned)} stages" if planned else "stages as the search wants them"
+        if self._crew is not None:
+            stages += f" on {self._crew.shards} shards"
         self.said(
             f"run {manifest.run}: {target.model} on {self.backend.name}, "
             f"{stages}, /metrics on port {self._server.port}"
@@ -155,46 +163,66 @@ class Conduct:
         status: RunStatus = "partial"
         note = "the process ended early"
         try:
+            if self._crew is not None:
+                await self._crew.start(self._writer.path, self._setup(target))
             for plan in self._course.plans(self.backend.name, target.model):
-                await self._stage(plan)
+                if self.interrupted is None:
+                    await self._stage(plan)
                 if self.interrupted is not None:
                     note = f"interrupted by {signal.Signals(self.interrupted).name}"
                     break
             else:
                 status, note = "complete", ""
-        except (TargetError, DataError) as error:
+        except (TargetError, DataError, LostError) as error:
             note = str(error)
-            if not any(summary["outcomes"].get("ok") for summary in self.summaries):
+            succeeded = any(summary["outcomes"].get("ok") for summary in self.summaries)
+            if not succeeded and not isinstance(error, LostError):
                 status = "failed"
             raise
         finally:
             watcher.cancel()
+            if self._crew is not None:
+                await self._crew.close(merged=self._whole)
             self._end(status, note)
             await self._close_files()
             if self.interrupted is None:
                 await self._linger()
 
+    def _setup(self, target: Target) -> dict[str, Any]:
+        """What a shard has to know of the run."""
+        return {
+            "run": self.manifest.run,
+            "epoch": self._epoch,
+            "path": str(self._writer.path.resolve()),
+            "config": self.config.model_dump(mode="json"),
+            "target": asdict(target),
+        }
+
+    def _stage_run(self, plan: StagePlan) -> Windowed:
+        """A stage, by whoever sends its requests."""
+
+        def opened(start: float) -> None:
+            self._observer.opened(plan.number, plan.key, start)
+
+        run, clock, emit = self.manifest.run, self.clock, self._emit
+        if self._crew is None:
+            sender = self.backend, self._source, self._epoch
+            return StageRun(run, plan, clock, emit, *sender, opened=opened)
+        from loadgen.shards.stage import ShardedStage
+
+        seen = self._observer.loop_lag
+        return ShardedStage(run, plan, clock, emit, self._crew, seen, opened=opened)
+
     async def _stage(self, plan: StagePlan) -> None:
+        if self._crew is not None:
+            self._crew.check()
         self._expect(plan)
-        stage = StageRun(
-            run=self.manifest.run,
-            plan=plan,
-            clock=self.clock,
-            emit=self._emit,
-            backend=self.backend,
-            source=self._source,
-            origin=self._epoch,
-            opened=lambda start: self._observer.opened(plan.number, plan.key, start),
-        )
+        stage, self._whole = self._stage_run(plan), False
         self.progress.stage, self.progress.number = stage, plan.number
         self.said(f"stage {self.progress.place}: {plan.key.level}")
         if self.config.reset_cache:
             await self._reset_cache(plan.number)
-        with suppress(BackendError):  # if nothing answers, the requests will say so
-            await self.backend.warm(min(MOST_WARM, max(1, plan.key.agents)))
-        if not self._source.listens:
-            stage.prepare(0, 0)  # what the first request alone has to build is there from now on
-        settle()
+        await stage.warm()
         begun = self._writer.written
         driving = asyncio.create_task(stage.drive())
         try:
@@ -204,16 +232,20 @@ class Conduct:
                 raise
         finally:
             self.progress.stage = None  # what the last lines meet ends the run, not the stage
-            self._write()
+            self._journal.flush()
         tally = await asyncio.to_thread(self._tally, stage, begun)
+        self._whole = True
         done = stage_of(stage, tally, self.manifest.epoch_unix)
         self._writer.append_stage(done)
         self._observer.closed(done)
         lags, percentiles = stage.counts.loop_lags, self.config.percentiles
         addresses = self.manifest.addresses
         self.summaries.append(stage_summary(done, tally, percentiles, lags, addresses))
-        if self.interrupted is None:
-            self._course.ended(stage, done, tally)
+        if self.interrupted is not None:
+            return
+        if self._crew is not None:
+            self._crew.check()
+        self._course.ended(stage, done, tally)
 
     async def _reset_cache(self, stage: int) -> None:
         """Empty the server's prefix cache, or say once that it cannot be done."""
@@ -242,24 +274,17 @@ class Conduct:
             self._writer.plan(plan.key)
             self._observer.expect(plan.key.agents)
 
+    def _keep_reply(self, document: dict[str, Any]) -> None:
+        self._writer.append_reply(document)
+
     def _emit(self, record: RequestRecord) -> None:
-        """Records of requests that end in one turn of the loop are written in its next, before
-        it waits for anything: a write for each would cost as much as the request."""
-        if not self._ended:
-            asyncio.get_running_loop().call_soon(self._write)
-        self._ended.append(record)
+        self._journal.add(record)
         self._observer.record(record)
 
-    def _write(self) -> None:
-        ended, self._ended = self._ended, []
-        if not ended:
-            return
-        try:
-            self._writer.append_requests(ended)
-        except DataError as error:
-            if self.progress.stage is None:
-                raise
-            self.progress.stage.fail(error)
+    def _unwritable(self, error: DataError) -> None:
+        """The disk takes no more, in the middle of a stage."""
+        assert self.progress.stage is not None
+        self.progress.stage.fail(error)
 
     def _interrupt(self, number: int) -> None:
         """First signal: close the window and drain. Second: abort what is in flight. Before
@@ -282,7 +307,8 @@ class Conduct:
         while True:
             due = time.monotonic() + SAMPLING
             await asyncio.sleep(SAMPLING)
-            self._observer.loop_lag(max(0.0, time.monotonic() - due))
+            if self._crew is None:  # whose loops are looked at where they send
+                self._observer.loop_lag(max(0.0, time.monotonic() - due))
             while self._observer.fold_some():  # noqa: ASYNC110  # there is no event to wait for
                 await asyncio.sleep(0)
             stage = self.progress.stage

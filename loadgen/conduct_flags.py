@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from contract.commandline import number
+from contract.commandline import integer, number
 
 
 def add_wait_flag(parser: argparse.ArgumentParser) -> None:
@@ -29,4 +29,12 @@ def add_dry_run_flag(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true",
         help="print the plan, what it is expected to take and the first request; ask no server, "
         "write nothing",
+    )  # fmt: skip
+
+
+def add_shards_flag(parser: argparse.ArgumentParser) -> None:
+    """Several processes as one load generator."""
+    parser.add_argument(
+        "--shards", type=integer(at_least=1, at_most=64), metavar="N",
+        help="servers: send from N processes of this machine, as one schedule (default 1)",
     )  # fmt: skip

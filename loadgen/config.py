@@ -33,6 +33,7 @@ class RunConfig(PromptSettings, LoadSettings):
     hardware: str | None = None  # what the server runs on, where that is not this machine
     agents: tuple[int, ...] = (1, 2, 4, 8)
     repeats: Annotated[int, Field(ge=1, le=1000)] = 1
+    shards: Annotated[int, Field(ge=1, le=64)] = 1  # processes that send, on this machine
     timeout: Seconds = 120.0
     grace_period: Annotated[float, Field(ge=0, le=86_400)] = 30.0
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -112,10 +113,27 @@ class RunConfig(PromptSettings, LoadSettings):
         """A drawn prompt is a shared prefix, a nonce, and what is left of its length."""
         least = self.shared_prefix + LEAST_TOKENS
         drawn = self.dataset is None and self.trace is None
-        if drawn and parse_lengths(self.isl, "isl", LEAST_TOKENS).least < least:
+        if drawn and parse_lengths(self.isl).least < least:
             raise ValueError(
                 f"isl {self.isl} does not hold a shared_prefix of {self.shared_prefix} tokens and "
                 f"a nonce of {LEAST_TOKENS}, allowed: at least {least}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_dealt(self) -> RunConfig:
+        """What one process alone can keep together is not dealt to several."""
+        if self.shards == 1:
+            return self
+        given = f"shards: {self.shards} given"
+        if isinstance(self.backend, HfSettings):
+            raise ValueError(f"{given}, backend hf serves in one process, allowed: 1")
+        if self.open and parse_lengths(self.turns).most > 1:
+            raise ValueError(f"{given}, conversations of an open loop are one thread, allowed: 1")
+        if self.max_concurrency is not None and self.max_concurrency < self.shards:
+            raise ValueError(
+                f"{given}, max_concurrency {self.max_concurrency} leaves some without a place, "
+                f"allowed: 1..{self.max_concurrency}"
             )
         return self
 

@@ -22,7 +22,8 @@ def files_there(config: RunConfig) -> None:
 
 def connections_fit(config: RunConfig, flag: str, most: int | None) -> None:
     """ConfigError when `most` connections, as `flag` asks, need more file descriptors than may be
-    open; the limit is raised first as far as it goes. None: nobody knows how many there will be.
+    open; the limit is raised first as far as it goes, for every shard as for this process. None:
+    nobody knows how many there will be.
     """
     if most is None or config.backend.kind == "hf":
         return
@@ -31,15 +32,16 @@ def connections_fit(config: RunConfig, flag: str, most: int | None) -> None:
     from loadgen.wire.stamps import taken
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * most + taken()
+    each = math.ceil(most / config.shards)
+    wanted = 2 * each + taken()
     if wanted > soft != resource.RLIM_INFINITY:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    carried = _carried(config, soft - taken())
+    carried = _carried(config, soft - taken()) * config.shards
     if most > carried:
         raise ConfigError(
             f"{flag}: {most} connections do not fit, ulimit -n {soft} carries {max(0, carried)}; "
-            f"ask for fewer or allow {_enough(config, most)}"
+            f"ask for fewer or allow {_enough(config, each)}"
         )
 
 

@@ -21,7 +21,6 @@ from loadgen.workload.build import source_of
 
 if TYPE_CHECKING:
     from loadgen.backends.settings import WireSettings
-    from loadgen.wire import ServerBackend
 
 ONLY_ONE = "(the only model there)"
 FIRST = Ids("RUN", stage=1, agents=0, agent=0, seq=0)
@@ -53,7 +52,6 @@ def document(
     seconds, rounds = duration(stages)
     return {
         "backend": config.backend.kind,
-        "addresses": [server.address for server in _servers(config)],
         "model": config.model,
         "stages": [_plain(stage) for stage in stages],
         "seconds": _finite(seconds),
@@ -73,8 +71,7 @@ def document(
 
 def heading(config: RunConfig, stages: Sequence[Ahead], search: dict[str, Any] | None) -> list[str]:
     """What is driven, and how many stages of it."""
-    where = " and ".join(server.address for server in _servers(config))
-    what = f"{_model(config)} on {config.backend.kind}{f' at {where}' if where else ''}"
+    what = f"{_model(config)} on {config.backend.kind}"
     if search is None:
         return [f"{what}, {len(stages)} stage{'s' if len(stages) > 1 else ''}"]
     levels = ", ".join(f"{level:g}" for level in search["levels"])
@@ -124,23 +121,17 @@ def _model(config: RunConfig) -> str:
     return config.model or (DEFAULT_MODEL if config.backend.kind == "hf" else ONLY_ONE)
 
 
-def _servers(config: RunConfig) -> tuple[ServerBackend, ...]:
-    """What would be driven, before it is opened; none where the model is in this process."""
-    from loadgen.backends import BACKENDS
-    from loadgen.backends.fleet import servers
-
-    if config.backend.kind == "hf":
-        return ()
-    return servers(BACKENDS[config.backend.kind].build(config))
-
-
 def first_request(config: RunConfig, source: Source) -> dict[str, Any]:
     """What would be sent first: where to, what headers say besides, and the body."""
     asked = source.request(FIRST.stage, FIRST.agent, FIRST.seq)
     if config.backend.kind == "hf":
         body = {"prompt": asked.prompt, "output_tokens": asked.output_tokens}
         return {"method": None, "url": None, "headers": {}, "body": body}
-    backend = _servers(config)[0]  # which gets it, whatever the route
+    from loadgen.backends import BACKENDS
+    from loadgen.backends.fleet import servers
+
+    # Whatever the route, the first of several servers gets the first request.
+    backend = servers(BACKENDS[config.backend.kind].build(config))[0]
     wire = backend.dialect.render(asked, _model(config))
     return {
         "method": "POST",

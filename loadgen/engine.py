@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from contract.errors import BackendError
 from contract.records import StageKey
+from contract.shards import Part
 from loadgen.backends.base import Backend, Request
+from loadgen.quiet import settle
 from loadgen.stopwatch import Facts, Ids, Stopwatch, record
 from loadgen.ticker import wait_until
 from loadgen.window import Windowed
@@ -24,6 +28,7 @@ from loadgen.window import Windowed
 Then = Callable[[str, float], None]
 
 LAG_INTERVAL = 0.010
+MOST_WARM = 512  # connections opened before a stage's clock starts
 
 
 class Source(Protocol):
@@ -49,6 +54,15 @@ class Load(Protocol):
 
     async def drive(self, stage: StageRun) -> None: ...
 
+    @property
+    def at_once(self) -> int:
+        """How many requests of it begin together."""
+        ...
+
+    def dealt(self, part: Part) -> Load:
+        """What one shard has of it: together they are the whole load."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
@@ -56,7 +70,6 @@ class StagePlan:
 
     Warm-up lasts `warmup` completions and `warmup_seconds`, whichever ends later. With
     `most_errors` the stage ends early once that share of the window's requests is exceeded.
-    `exact` replies are exactly as long as asked.
     """
 
     number: int
@@ -69,7 +82,6 @@ class StagePlan:
     grace: float
     warmup_seconds: float = 0.0
     most_errors: float | None = None
-    exact: bool = False
 
 
 class Ready(NamedTuple):
@@ -139,6 +151,15 @@ class StageRun(Windowed):
     flights: set[Flight] = field(default_factory=set)
     _aborted: asyncio.Event = field(default_factory=asyncio.Event)
     _emptied: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def warm(self) -> None:
+        """Connect beforehand; if nothing answers, the requests will say so. What the first
+        request alone has to build is there from now on."""
+        with suppress(BackendError):
+            await self.backend.warm(min(MOST_WARM, self.plan.load.at_once))
+        if not self.source.listens:
+            self.prepare(0, 0)
+        settle()
 
     async def drive(self) -> None:
         """Run the stage to the end of its drain. Cancelling aborts what is in flight; each

@@ -88,7 +88,7 @@ def per_request(config: RunConfig, source: Source) -> PerRequest:
         return PerRequest(total[0] / rows, total[1] / rows, f"means over {rows} requests traced")
     if isinstance(source, DatasetSource):
         return _of_a_dataset(config, source)
-    isl, osl = parse_lengths(config.isl, least=LEAST_TOKENS), parse_lengths(config.osl)
+    isl, osl = parse_lengths(config.isl), parse_lengths(config.osl)
     turns = parse_lengths(config.turns)
     if turns.most == 1:
         return PerRequest(isl.mean, osl.mean, "means of isl and osl")

@@ -90,6 +90,8 @@ def resolve(arguments: argparse.Namespace, grid: Grid) -> RunConfig:
     config = run_command.resolve(arguments)
     if config.goodput is None:
         raise ConfigError("--goodput: nothing given to search for, allowed: ttft:200 e2el:5000 …")
+    if config.shards > 1:
+        raise ConfigError(f"shards: {config.shards} given, a search drives one process: allowed: 1")
     if config.open != (arguments.by == "rate"):
         raise ConfigError(
             f"--by: {arguments.by} given with arrival {config.arrival}, allowed: agents with a "

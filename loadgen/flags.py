@@ -17,7 +17,7 @@ PLAIN = (
     "prefix_groups",
     "turns", "arrival", "request_rate", "rate_stages", "burstiness", "max_concurrency", "trace",
     "trace_type", "trace_time_unit", "trace_speed", "think", "duration", "request_count",
-    "warmup_requests", "warmup_duration", "most_errors", "goodput", "repeats", "timeout",
+    "warmup_requests", "warmup_duration", "most_errors", "goodput", "repeats", "shards", "timeout",
     "grace_period", "seed", "reset_cache", "percentiles", "output_dir", "save_text", "metrics_port",
     "metrics_address", "metrics_linger",
 )  # fmt: skip

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from contract.shards import WHOLE, Part
 from loadgen.engine import Ready, StageRun
 from loadgen.stopwatch import Facts, Stopwatch
 from loadgen.ticker import tick
+from loadgen.workload.arrivals import shard
 
 # A failing target must not be hammered: an agent waits this long, doubled up to the last.
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
@@ -30,14 +32,25 @@ class Closed:
 
     agents: int
     think: Think | None = None
+    part: Part = WHOLE
+
+    @property
+    def at_once(self) -> int:
+        """All of its own agents."""
+        return self.part.share(self.agents)
+
+    def dealt(self, part: Part) -> Closed:
+        """The agents that one shard has of them; they keep their numbers."""
+        return replace(self, part=part)
 
     async def drive(self, stage: StageRun) -> None:
         """Start the agents; they ask until the stage is over."""
-        agents = [_Agent(stage, number, self.think) for number in range(self.agents)]
+        own = self.part.numbers(self.agents)
+        agents = [_Agent(stage, number, self.think) for number in own]
         try:
-            for agent in agents:
+            for place, agent in enumerate(agents):
                 agent.go_on(stage.clock())
-                if agent.number % AT_ONCE == 0:
+                if place % AT_ONCE == 0:
                     await asyncio.sleep(0)  # the first answers are there before the last agent is
             await stage.closing.wait()
         finally:
@@ -103,6 +116,16 @@ class Open:
 
     dues: Iterable[float]
     most: int | None = None
+    part: Part = WHOLE
+
+    @property
+    def at_once(self) -> int:
+        """One, as far as is known."""
+        return 1
+
+    def dealt(self, part: Part) -> Open:
+        """The arrivals that one shard has of them, and its share of the places."""
+        return replace(self, part=part)
 
     async def drive(self, stage: StageRun) -> None:
         """Send what is due until the schedule or the stage ends, then wait for the answers.
@@ -110,9 +133,11 @@ class Open:
         What was due and found no place before the end leaves a record as well: it was never
         sent, and cancelled.
         """
-        arrivals = _Arrivals(stage, self.most)
+        most = None if self.most is None else self.part.share(self.most)
+        arrivals = _Arrivals(stage, most)
+        own = shard(self.dues, *self.part)
         try:
-            await tick(arrivals.schedule(self.dues), arrivals.due, stage.clock, stage.origin)
+            await tick(arrivals.schedule(own), arrivals.due, stage.clock, stage.origin)
             await stage.emptied()
         finally:
             arrivals.turn_away()
@@ -128,11 +153,10 @@ class _Arrivals:
         self._ahead: deque[tuple[int, float, Ready | None]] = deque()
         self._waiting: deque[tuple[int, float, Ready | None]] = deque()
 
-    def schedule(self, dues: Iterable[float]) -> Iterator[tuple[int, float]]:
+    def schedule(self, dues: Iterator[tuple[int, float]]) -> Iterator[tuple[int, float]]:
         """Number and instant of each; walking on prepares what comes, so that several that are
         due at once are only sent."""
-        coming = enumerate(dues)
-        while self._look_ahead(coming):
+        while self._look_ahead(dues):
             number, due, self._next = self._ahead.popleft()
             yield number, due
 

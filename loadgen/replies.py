@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from typing import Any
 
-from loadgen.backends.base import Request
+from loadgen.backends.base import Request, Tokenizer
+from loadgen.config import RunConfig
 from loadgen.engine import Source
 from loadgen.stopwatch import Facts, Ids
+from loadgen.workload.build import source_of
+
+Append = Callable[[dict[str, Any]], None]
+
+
+def source_for(config: RunConfig, run: str, tokenizer: Tokenizer | None, append: Append) -> Source:
+    """Where the requests of a run come from, in any of its processes; their words are kept
+    where that is wanted. ConfigError or DataError name a bad file."""
+    source = source_of(config, zlib.crc32(run.encode()), tokenizer)
+    if not config.save_text:
+        return source
+    return Replies(source, append, chat=getattr(config.backend, "endpoint", None) == "chat")
 
 
 class Replies:
@@ -16,9 +30,7 @@ class Replies:
     With `chat` the messages stand in it, as they were sent, otherwise the prompt.
     """
 
-    def __init__(
-        self, source: Source, append: Callable[[dict[str, Any]], None], *, chat: bool
-    ) -> None:
+    def __init__(self, source: Source, append: Append, *, chat: bool) -> None:
         self._source = source
         self._append = append
         self._chat = chat

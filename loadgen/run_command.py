@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
     flags.add_window_flags(parser)
     flags.add_stop_flags(parser)
     flags.add_output_flags(parser)
+    conduct_flags.add_shards_flag(parser)
     conduct_flags.add_wait_flag(parser)
     conduct_flags.add_reset_flag(parser)
     conduct_flags.add_dry_run_flag(parser)
@@ -158,12 +158,7 @@ def drive(conduct: Conduct) -> None:
     import asyncio
 
     from loadgen.console import watch
-
-    factory = None
-    with suppress(ImportError):
-        import uvloop
-
-        factory = uvloop.new_event_loop
+    from loadgen.event_loop import runner
 
     async def main() -> None:
         drawing = asyncio.create_task(watch(conduct))
@@ -173,5 +168,5 @@ def drive(conduct: Conduct) -> None:
             drawing.cancel()
             await asyncio.gather(drawing, return_exceptions=True)
 
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(main())
+    with runner() as loop:
+        loop.run(main())

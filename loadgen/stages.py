@@ -75,7 +75,6 @@ def plans(config: RunConfig, backend: str, model: str) -> Iterator[StagePlan]:
             grace=config.grace_period,
             warmup_seconds=config.warmup_duration,
             most_errors=config.most_errors,
-            exact=config.backend.exact,
         )
 
 
@@ -131,15 +130,13 @@ def no_success(stage: Windowed) -> str:
 
 def gone(tally: Tally, agents: int, start: float, end: float) -> bool:
     """Whether the target was away when the window closed, and not for a moment: the last
-    requests, one per agent at least, reached nobody for a share of its time or of its number. Of
-    several servers all have to be: one may be slow while another refuses many a request."""
+    requests, one per agent at least, reached nobody for a share of its time or of its number."""
     heard = start if tally.heard is None else tally.heard
     share = max(
         (end - heard) / (end - start) if end > start else 0.0,
         tally.unreached / max(1, sum(tally.outcomes.values())),
     )
-    nobody = all(part.away for part in tally.parts.values())
-    return nobody and tally.unreached >= max(FEWEST_UNREACHED, agents) and share >= AWAY
+    return tally.unreached >= max(FEWEST_UNREACHED, agents) and share >= AWAY
 
 
 def went_away(done: Stage, tally: Tally) -> str:
@@ -156,8 +153,7 @@ def _verdicts(stage: Windowed, tally: Tally) -> list[Verdict]:
     """The doubts about a stage; an open loop may have been saturated."""
     start, end = stage.start, stage.end
     lags = stage.counts.loop_lags
-    agents, exact = stage.plan.key.agents, stage.plan.exact
-    found = verdicts(tally.evidence(agents, start, end, lags, exact=exact))
+    found = verdicts(tally.evidence(stage.plan.key.agents, start, end, lags))
     if stage.plan.key.request_rate is not None:
         found.append(saturation_verdict(tally.dues, tally.endeds, start, end))
     return found

@@ -17,7 +17,6 @@ from loadgen.durations import Durations
 from loadgen.goodput import Objectives
 from loadgen.verdicts import Evidence
 
-LENGTH_TOLERANCE = 0.01  # of the tokens asked for, and one token at least
 MOST_REASONS = 100  # told apart; servers put ids and addresses into what they say
 
 
@@ -64,12 +63,10 @@ class Part:
     latencies: array[float] = field(default_factory=_floats)
     ttfts: array[float] = field(default_factory=_floats)
     output_tokens: int | None = 0  # None once a request's count is not known
-    away: bool = False  # its last request reached nobody
 
     def add(self, record: RequestRecord) -> None:
         """Take one measured record."""
         self.outcomes[record.outcome] += 1
-        self.away = record.outcome == "unreachable"
         if record.outcome != "ok":
             return
         for column, value in ((self.latencies, record.latency), (self.ttfts, record.ttft)):
@@ -106,8 +103,6 @@ class Tally:
     output_tokens: int | None = 0
     chunks: int = 0
     cached_tokens: int = 0
-    lengths_off: int = 0  # replies of another length than was asked for
-    lengths_known: int = 0
     token_pairs: list[tuple[int, int]] = field(default_factory=list)
     unreached: int = 0  # measured: the last so many ended without reaching anybody
     heard: float | None = None  # when the last measured request before them ended
@@ -161,17 +156,10 @@ class Tally:
         self.prompt_tokens = _sum(self.prompt_tokens, record.prompt_tokens)
         self.output_tokens = _sum(self.output_tokens, record.output_tokens)
         self.chunks += record.chunks
-        self._add_length(record.asked_tokens, record.output_tokens)
         if record.server is not None:
             self.cached_tokens += record.server.cached_prompt_tokens or 0
         if record.output_source == "server" and client_tokens is not None:
             self.token_pairs.append((record.output_tokens or 0, client_tokens))
-
-    def _add_length(self, asked: int | None, got: int | None) -> None:
-        if asked is None or got is None:
-            return
-        self.lengths_known += 1
-        self.lengths_off += abs(got - asked) > max(1, LENGTH_TOLERANCE * asked)
 
     def in_flight(self, start: float, end: float) -> float:
         """Time average of requests in flight over [start, end), by overlap."""
@@ -183,11 +171,8 @@ class Tally:
         )
         return overlap / (end - start)
 
-    def evidence(
-        self, agents: int, start: float, end: float, loop_lags: Durations, *, exact: bool = False
-    ) -> Evidence:
-        """The figures the verdicts are made of; no record holds how late the loop was, nor that
-        every reply had to be `exact`ly as long as asked."""
+    def evidence(self, agents: int, start: float, end: float, loop_lags: Durations) -> Evidence:
+        """The figures the verdicts are made of; no record holds how late the loop was."""
         completions = sum(self.outcomes.values())
         stays = self.measured_stays
         return Evidence(
@@ -202,7 +187,6 @@ class Tally:
             token_pairs=self.token_pairs,
             cached_tokens=self.cached_tokens,
             failures=completions - self.outcomes["ok"],
-            lengths=(self.lengths_off, self.lengths_known) if exact else None,
         )
 
 

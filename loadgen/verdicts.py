@@ -16,7 +16,6 @@ LOOP_LAG_SECONDS, LOOP_LAG_SHARE = 0.010, 0.05
 SEND_LAG_SECONDS, SEND_LAG_SHARE = 0.005, 0.05
 LITTLE_LIMIT = 0.05
 COUNT_LIMIT = 0.02
-LENGTH_LIMIT = 0.05  # share of replies whose length is off
 TREND_Z, TREND_DRIFT = 2.58, 0.10
 LEAST_COMPLETIONS = 5  # per agent, before Little's law is asked: its edge error is N / count
 
@@ -36,9 +35,6 @@ class Evidence:
     token_pairs: Sequence[tuple[int, int]]  # output tokens by server, by client
     cached_tokens: int
     failures: int
-    # Replies of another length than was asked for, and all whose lengths are known; None where a
-    # reply may end by itself.
-    lengths: tuple[int, int] | None
 
 
 def verdicts(evidence: Evidence) -> list[Verdict]:
@@ -61,7 +57,6 @@ def verdicts(evidence: Evidence) -> list[Verdict]:
         ),
         _little(evidence),
         _counts(evidence),
-        _lengths(evidence),
         _stationary(evidence),
         _uncached(evidence),
     ]
@@ -107,18 +102,6 @@ def _counts(e: Evidence) -> Verdict:
     return Verdict(
         "counts", gap <= COUNT_LIMIT, gap, COUNT_LIMIT, "ratio",
         f"server counted {server} output tokens, client {client}",
-    )  # fmt: skip
-
-
-def _lengths(e: Evidence) -> Verdict:
-    if e.lengths is None:
-        return _unchecked("lengths", "ratio", "a reply may end before it is as long as asked")
-    off, known = e.lengths
-    if not known:
-        return _unchecked("lengths", "ratio", "nobody counted output tokens")
-    return Verdict(
-        "lengths", off <= LENGTH_LIMIT * known, off / known, LENGTH_LIMIT, "ratio",
-        f"{off} of {known} replies were not as long as asked",
     )  # fmt: skip
 
 

@@ -49,6 +49,10 @@ class Windowed(ABC):
     _cut: bool = field(default=False, init=False)
 
     @abstractmethod
+    async def warm(self) -> None:
+        """Get ready, before any clock starts."""
+
+    @abstractmethod
     async def drive(self) -> None:
         """Run the stage to the end of its drain. Cancelling aborts what is in flight; each
         request leaves exactly one record either way."""
@@ -86,7 +90,8 @@ class Windowed(ABC):
     def begin(self, began: float) -> None:
         """The load begins; where there is no warm-up, so does the window."""
         self.began = began
-        if self.plan.warmup == 0 and self.plan.warmup_seconds == 0:
+        warm = self.plan.warmup == 0 and self.plan.warmup_seconds == 0
+        if warm and not self.closing.is_set():
             self._open(began)
 
     def close(self, end: float) -> None:

@@ -165,6 +165,14 @@ def servers(backend: Backend) -> tuple[ServerBackend, ...]:
     return (backend,) if isinstance(backend, ServerBackend) else ()
 
 
+def join(backend: Backend, target: Target) -> None:
+    """Have the servers behind a backend ready for what another process found."""
+    differ = target.notes.get("differ", {})
+    for place, server in enumerate(servers(backend)):
+        own = {name: values[place] for name, values in differ.items()}
+        server.join(replace(target, notes={**target.notes, **own}))
+
+
 async def opened(backends: Sequence[ServerBackend]) -> list[Target | TargetError]:
     """What each preflight found. Where no model was asked for, the first server's only one is
     asked of all."""

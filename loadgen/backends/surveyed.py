@@ -60,6 +60,12 @@ class Surveyed(ServerBackend):
         self._target = replace(target, notes={**target.notes, **noted})
         return self._target
 
+    def join(self, target: Target) -> None:
+        """As of any server; the other process asked whether the model was in memory."""
+        super().join(target)
+        self._served = target.model
+        self._cold = target.notes.get("loaded_before") is False
+
     async def examined(self, target: Target) -> Target:
         """`target` with what the pages say now; TargetError when they contradict it."""
         documents = [await self._document(page) for page in self._family.pages(target.model)]

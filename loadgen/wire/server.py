@@ -188,6 +188,14 @@ class ServerBackend:
         if client is not None:
             await client.close()
 
+    def join(self, target: Target) -> None:
+        """Get ready for what another process found. Needs a running loop."""
+        self._model = target.model
+        self.connect()
+
+    def answered(self, outcome: str) -> None:
+        """How a request to this server ended; nothing follows from it here."""
+
     def connect(self) -> None:
         """Get ready without a preflight; the model given is believed. Needs a running loop."""
         headers = {"Accept-Encoding": "identity", "User-Agent": f"loadstone/{VERSION}"}

@@ -30,15 +30,6 @@ def test_the_hash_of_a_configuration_tells_two_apart():
     assert one.sha256() == validate(RunConfig, {}).sha256() != other.sha256()
 
 
-@pytest.mark.parametrize(
-    "isl", ["5", "normal(64,16)", "lognormal(64,0.5)", "normal(64,16)[25..99]", "25..99"]
-)
-def test_every_law_of_lengths_is_a_prompt(isl):
-    assert validate(RunConfig, {"isl": isl}).isl == isl
-    if isl.endswith(("[25..99]", "25..99")):
-        assert validate(RunConfig, {"isl": isl, "shared_prefix": 20}).shared_prefix == 20
-
-
 @pytest.mark.usefixtures("_own_signals")
 @pytest.mark.parametrize("file", sorted(BAD.glob("*.bad.yaml")), ids=lambda file: file.stem)
 def test_a_mistake_is_one_line_and_exit_2(file, monkeypatch, capsys):

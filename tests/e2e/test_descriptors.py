@@ -58,6 +58,21 @@ def test_two_servers_share_what_fits(cli, fake, error_line, tmp_path):
     assert outcomes(tmp_path)[0] == {"ok"}
 
 
+def test_every_shard_carries_as_much(cli, fake, error_line, tmp_path):
+    url = fake("--slots", "500", "--service-seconds", "0.3")
+    limit, found = partial(limited, 128, 128), []
+    for shards in (1, 3):
+        words = ("--agents", "900", "--shards", shards)
+        line = error_line(cli(*command(url), *words, preexec_fn=limit), 2)
+        found.append(int(re.search(r"carries (\d+);", line)[1]))
+    one, three = found
+    assert three == 3 * one
+    done = cli(*command(url), "--agents", three, "--request-count", three, "--shards", "3",
+               preexec_fn=limit)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert outcomes(tmp_path)[0] == {"ok"}
+
+
 def test_a_low_limit_is_raised_as_far_as_it_goes(cli, fake, tmp_path):
     url = fake("--slots", "500", "--service-seconds", "0.3")
     done = cli(*command(url), "--agents", "300", "--request-count", "300",

@@ -109,7 +109,7 @@ def test_a_full_disk_is_a_data_error_and_earlier_lines_stay(synthetic_run, tmp_p
     records = run.records(0)
     writer.append_requests([records[0]])
     full = os.open("/dev/full", os.O_WRONLY)
-    os.dup2(full, writer._requests)
+    os.dup2(full, writer._requests.open())
     with pytest.raises(DataError, match="earlier lines stay readable"):
         writer.append_requests([records[1]])
     assert list(Run.open(writer.path).records()) == records[:1]

@@ -78,23 +78,3 @@ def test_nothing_read_back_is_nothing_seen():
     assert tally.chunk_gaps.mean is None
     assert tally.chunk_gaps.quantiles([0.5]) == [None]
     assert tally.in_flight(0.0, 1.0) == pytest.approx(0)
-
-
-@pytest.mark.parametrize(
-    ("asked", "got", "off"),
-    [(100, 100, 0), (100, 99, 0), (100, 98, 1), (100, 102, 1), (4, 3, 0), (4, 2, 1), (1, 2, 0),
-     (1000, 990, 0), (1000, 989, 1)],
-)  # fmt: skip
-def test_a_reply_is_off_by_more_than_a_hundredth_and_a_token(asked, got, off):
-    tally = tallies([replace(RECORD, asked_tokens=asked, output_tokens=got)])[1]
-    assert (tally.lengths_off, tally.lengths_known) == (off, 1)
-
-
-def test_only_what_ended_ok_and_was_counted_has_a_length():
-    unknown = [
-        replace(RECORD, asked_tokens=9),
-        replace(RECORD, output_tokens=9),
-        replace(failing(1), asked_tokens=9, output_tokens=2),
-        replace(RECORD, phase="drain", asked_tokens=9, output_tokens=2),
-    ]
-    assert tallies(unknown)[1].lengths_known == 0

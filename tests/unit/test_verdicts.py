@@ -17,7 +17,6 @@ CLEAN = Evidence(
     token_pairs=[(32, 32)] * 100,
     cached_tokens=0,
     failures=0,
-    lengths=(5, 100),
 )
 
 
@@ -39,7 +38,6 @@ def test_a_clean_stage_raises_no_doubt_and_every_check_could_be_made():
         ({"token_pairs": [(32, 30)] * 100}, "counts"),
         ({"latencies": [0.1 + i / 200 for i in range(100)]}, "stationary"),
         ({"cached_tokens": 1}, "uncached"),
-        ({"lengths": (6, 100)}, "lengths"),
         ({"failures": 2}, "failures"),
         ({"completions": 0, "mean_stay": None}, "failures"),
     ],
@@ -61,6 +59,3 @@ def test_what_cannot_be_checked_is_said_not_judged():
     unchecked = {v.name for v in verdicts(bare) if not v.checked}
     assert unchecked == {"counts", "little", "stationary"}
     assert failed(bare) == set()
-    for lengths in (None, (0, 0)):
-        unchecked = {v.name for v in verdicts(replace(CLEAN, lengths=lengths)) if not v.checked}
-        assert unchecked == {"lengths"}
