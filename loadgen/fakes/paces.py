@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
-from loadgen.fakes.protocol import Ask
+from loadgen.fakes.protocol import Ask, Job
 from loadgen.fakes.script import Script
 from loadgen.fakes.slots import Slots, Visit
 from loadgen.fakes.steps import Generation, StepModel, Steps
@@ -172,6 +172,7 @@ class Stepped:
             budget=ask.tokens,
             keep_alive=None if keep is None or keep < 0 else keep,
             reuse=ask.reuse,
+            said=lambda made: Job(ask, visit).texts(0, made).split(),
             gone=gone,
         )
         turn = SteppedTurn(self, one, visit)

@@ -64,6 +64,10 @@ def _never() -> bool:
     return False
 
 
+def _silent(_made: int) -> Sequence[str]:
+    return ()
+
+
 @dataclass(slots=True, eq=False)
 class Generation:
     """One request's way through the model; instants in the caller's clock, None until reached.
@@ -79,6 +83,7 @@ class Generation:
     budget: int | None = None  # tokens it was allowed to make: what a reservation has to cover
     keep_alive: float | None = None  # seconds the model stays loaded after it; None: for ever
     reuse: bool = True  # take what the prefix cache holds
+    said: Callable[[int], Sequence[str]] = _silent  # its first tokens, for who goes on from them
     told: Callable[[], None] = _nothing
     gone: Callable[[], bool] = _never
     loaded: float | None = None  # the model was there for it
@@ -209,6 +214,7 @@ class Steps:
         for one in got:
             if not one.running:
                 self._end_of(one, self._end)
+                self._hold_answer(one)
         return got
 
     def _take_token(self, one: Generation) -> None:
@@ -218,6 +224,11 @@ class Steps:
             one.first = self._end
             self.cache.add(one.prompt)
         one.running = one.made < one.output
+
+    def _hold_answer(self, one: Generation) -> None:
+        """Who goes on from it finds all but its last token, which was never read."""
+        if self.model.prefix_block is not None:
+            self.cache.add([*one.prompt, *one.said(one.made - 1)])
 
     def _end_of(self, one: Generation, now: float) -> None:
         one.over, one.running = True, False

@@ -7,13 +7,16 @@ from typing import Any
 
 from loadgen.fakes.slots import Visit
 
+LEAST = 1e-3  # milliseconds; so a single token has a duration, which Ollama does not leave out
+
 
 @dataclass(frozen=True, slots=True)
 class Timings:
     """llama-server's `timings`, milliseconds.
 
-    `prompt_ms` runs to the first token, `predicted_ms` from there to the last one;
-    `cache_n` + `prompt_n` is the whole prompt.
+    `prompt_ms` runs to the first token, `predicted_ms` from there to the last one, a microsecond
+    at least; `cache_n` + `prompt_n` is the whole prompt. Waiting before the step that takes the
+    prompt in is in neither.
     """
 
     cache_n: int
@@ -55,7 +58,7 @@ def timings(visit: Visit) -> Timings:
         prompt_n=visit.prompt_tokens - visit.cached_tokens,
         prompt_ms=1e3 * (first - start),
         predicted_n=visit.output_tokens,
-        predicted_ms=1e3 * (last - first),
+        predicted_ms=max(LEAST, 1e3 * (last - first)),
     )
 
 

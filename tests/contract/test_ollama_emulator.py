@@ -15,8 +15,10 @@ import pytest
 
 from contract.errors import BackendError
 from loadgen.fakes.emulator import Served, emulator
-from loadgen.fakes.ollama import seconds
+from loadgen.fakes.ollama import Ollama, seconds
+from loadgen.fakes.protocol import Ask, Job
 from loadgen.fakes.script import Script
+from loadgen.fakes.slots import Visit
 from loadgen.fakes.steps import StepModel
 from loadgen.fakes.timings import Timings
 
@@ -75,9 +77,23 @@ async def test_zeros_are_left_out():
         lines = await asyncio.to_thread(_post, f"{server.url}/api/generate", body)
 
     last = json.loads(lines[-1])
-    assert "eval_duration" not in last
     assert "prompt_eval_duration" not in last
-    assert last["eval_count"] == 1
+    # The first token takes no step of its own, and llama-server says a microsecond of it.
+    assert (last["eval_count"], last["eval_duration"]) == (1, 1000)
+
+
+def test_without_a_load_or_a_wait_the_total_is_the_sum():
+    visit = Visit(0, arrival=1.0, loaded=1.0, start=1.0, first=1.25, last=1.75, prompt_tokens=9,
+                  output_tokens=5)  # fmt: skip
+    ask = Ask("tiny", ["<s>"] * 9, 5, 5, "/api/generate", stream=False)
+    said = json.loads(Ollama(["tiny"]).whole(Job(ask, visit)).body)
+    assert {name: value for name, value in said.items() if re.search("count|duration", name)} == {
+        "total_duration": 750_000_000,
+        "prompt_eval_count": 9,
+        "prompt_eval_duration": 250_000_000,
+        "eval_count": 5,
+        "eval_duration": 500_000_000,
+    }
 
 
 @pytest.mark.asyncio
@@ -99,6 +115,16 @@ async def test_what_was_cached_is_counted_but_takes_no_time():
     assert cold.prompt_eval_count == warm.prompt_eval_count == 6
     assert warm.prompt_eval_duration == pytest.approx(2e6 + 5e5, abs=1e3)
     assert server.log.visits[1].cached_tokens == 5
+
+
+@pytest.mark.asyncio
+async def test_an_answer_is_cached_but_for_its_last_token():
+    model = replace(FAST, prefix_block=1)
+    async with serving(model) as server, ollama.AsyncClient(server.url) as api:
+        said = "".join(part.response for part in await stream(api, tokens=4))
+        await stream(api, f"{WORDS}{said} and on")
+
+    assert server.log.visits[1].cached_tokens == 6 + 3
 
 
 @pytest.mark.asyncio

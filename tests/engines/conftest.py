@@ -92,20 +92,26 @@ def llamas(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def llama_server(ggufs, wait_until):
-    """`llama_server("small", "-np", 2)` starts one and returns it once it is healthy."""
+@pytest.fixture(scope="session")
+def start_llama_server(ggufs, wait_until):
+    """`start_llama_server("small", "-np", 2)` is a context: llama-server, once it is healthy."""
     if not binary().exists():
         pytest.skip("llama-server is not built: make engines-test")
+
+    def start(model, *words):
+        at = ("--host", "127.0.0.1", "--port", "PORT")
+        served = ("--model", ggufs[model], "--alias", model, "-c", 4096, "-t", 1, "--offline")
+        command = (binary(), *at, *served, "--metrics", *words)
+        return launched(command, "llama-server", wait_until)
+
+    return start
+
+
+@pytest.fixture
+def llama_server(start_llama_server):
+    """`llama_server("small", "-np", 2)` starts one that ends with the test."""
     with contextlib.ExitStack() as stack:
-
-        def start(model, *words):
-            at = ("--host", "127.0.0.1", "--port", "PORT")
-            served = ("--model", ggufs[model], "--alias", model, "-c", 4096, "-t", 1, "--offline")
-            command = (binary(), *at, *served, "--metrics", *words)
-            return stack.enter_context(launched(command, "llama-server", wait_until))
-
-        yield start
+        yield lambda *words: stack.enter_context(start_llama_server(*words))
 
 
 @pytest.fixture
