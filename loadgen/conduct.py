@@ -78,6 +78,7 @@ class Conduct:
     _journal: Journal = field(init=False)
     _crew: Crew | None = field(init=False, default=None)
     _whole: bool = field(init=False, default=True)  # whether all that was written is merged
+    _answered: bool = field(init=False, default=False)  # a request has ended ok
 
     def __post_init__(self) -> None:
         self._course = self.course or Levels(self.config)
@@ -175,8 +176,7 @@ class Conduct:
                 status, note = "complete", ""
         except (TargetError, DataError, LostError) as error:
             note = str(error)
-            succeeded = any(summary["outcomes"].get("ok") for summary in self.summaries)
-            if not succeeded and not isinstance(error, LostError):
+            if not self._answered and not isinstance(error, LostError):
                 status = "failed"
             raise
         finally:
@@ -231,6 +231,7 @@ class Conduct:
             if self.interrupted is None:
                 raise
         finally:
+            self._answered = self._answered or stage.counts.ok > 0
             self.progress.stage = None  # what the last lines meet ends the run, not the stage
             self._journal.flush()
         tally = await asyncio.to_thread(self._tally, stage, begun)

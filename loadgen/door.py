@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,22 @@ def files_there(config: RunConfig) -> None:
         given = getattr(config, name)
         if given is not None and not Path(given).is_file():
             raise ConfigError(f"--{name}: {given}: no such file")
+
+
+def folder_writable(config: RunConfig) -> None:
+    """ConfigError when no run can be made where it is to be kept; tried, as permissions alone do
+    not tell of a file system that is read-only or full. Nothing stays behind."""
+    root = Path(config.output_dir).absolute()
+    try:
+        there = next(folder for folder in (root, *root.parents) if folder.exists())
+        trial = there / f".{os.getpid()}"
+        trial.mkdir()
+        trial.rmdir()
+    except OSError as error:
+        raise ConfigError(
+            f"--output-dir: cannot create a run in '{config.output_dir}' ({error.strerror}); "
+            "give a folder that can be written"
+        ) from error
 
 
 def connections_fit(config: RunConfig, flag: str, most: int | None) -> None:

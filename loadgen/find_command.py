@@ -105,6 +105,7 @@ def command(arguments: argparse.Namespace) -> int:
     grid = grid_of(arguments)
     config = resolve(arguments, grid)
     door.files_there(config)
+    door.folder_writable(config)
     if config.open:
         door.connections_fit(config, "--max-concurrency", config.max_concurrency)
     else:

@@ -124,6 +124,7 @@ def command(arguments: argparse.Namespace) -> int:
     """Run, print, and say how it ended: 0, or 128 + the signal."""
     config = resolve(arguments)
     door.files_there(config)
+    door.folder_writable(config)
     if config.open:
         door.connections_fit(config, "--max-concurrency", config.max_concurrency)
     else:

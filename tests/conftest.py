@@ -8,12 +8,14 @@ import random
 import selectors
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -170,6 +172,28 @@ def _binary(name: str) -> str:
     if path is None:
         pytest.fail(f"{name} is not installed: {INSTALL}")
     return path
+
+
+class Certificate(NamedTuple):
+    """A self-signed certificate for 127.0.0.1, and a context that serves with it."""
+
+    path: Path
+    server: ssl.SSLContext
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory) -> Certificate:
+    """One that nobody trusts unless told to."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, path = folder / "key.pem", folder / "crt.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", path,
+         "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(path, key)
+    return Certificate(path, server)
 
 
 class JumpingSelector(selectors.DefaultSelector):

@@ -3,7 +3,6 @@
 import asyncio
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from contextlib import asynccontextmanager
@@ -227,40 +226,27 @@ async def test_tls_where_there_is_none_is_unreachable(client):
     assert facts.error.startswith("TLS: ")
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """A key and its self-signed certificate for 127.0.0.1."""
-    folder = tmp_path_factory.mktemp("tls")
-    key, crt = folder / "key.pem", folder / "crt.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", crt,
-         "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return key, crt
-
-
 async def test_tls_is_spoken_and_stamped_by_us(certificate):
-    key, crt = certificate
-    serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    serving.load_cert_chain(crt, key)
-
     async def converse(writer, _number):
         writer.write(CHUNKED)
         await writer.drain()
 
-    async with answering(converse, ssl=serving) as port:
-        trusting = ssl.create_default_context(cafile=str(crt))
+    async with answering(converse, ssl=certificate.server) as port:
+        trusting = ssl.create_default_context(cafile=str(certificate.path))
         async with connected(f"https://127.0.0.1:{port}", tls=trusting) as backend:
             first, _ = await perform(backend)
             second, _ = await perform(backend)
         async with connected(f"https://127.0.0.1:{port}") as backend:
             untrusted, _ = await perform(backend)
+        async with connected(f"http://127.0.0.1:{port}") as backend:
+            plain, _ = await perform(backend)
 
     assert (first.outcome, first.stamps, len(first.content)) == ("ok", "user", 3)
     assert (second.outcome, second.connect) == ("ok", None)
     assert untrusted.outcome == "unreachable"
     assert "self-signed certificate" in untrusted.error
+    assert plain.outcome == "bad_stream"
+    assert plain.error == "the server closed the connection without an answer"
 
 
 @stamping

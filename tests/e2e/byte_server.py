@@ -43,7 +43,14 @@ class ByteServer(socketserver.ThreadingTCPServer):
     def __init__(self, answer: Answer, tls: ssl.SSLContext | None = None):
         self.answer, self.tls, self.asked = answer, tls, []
         super().__init__(("127.0.0.1", 0), Conversation)
-        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.server_address[1]}"
+        self.port = self.server_address[1]
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}"
+
+    def get_request(self):
+        line, address = super().get_request()
+        if self.tls is not None:  # shakes hands when it is first read, in its own thread
+            line = self.tls.wrap_socket(line, server_side=True, do_handshake_on_connect=False)
+        return line, address
 
     def __enter__(self):
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
@@ -59,15 +66,15 @@ class Conversation(socketserver.StreamRequestHandler):
 
     def handle(self):
         with suppress(OSError):  # whoever asked may leave when it likes
-            if self.server.tls is not None:
-                self.request = self.server.tls.wrap_socket(self.request, server_side=True)
-                self.rfile = self.request.makefile("rb")
             if (asked := self.receive()) is not None:
                 self.server.asked.append(asked)
                 for part in self.server.answer(asked):
                     self.request.sendall(part)
 
     def receive(self):
+        if self.rfile.peek(1)[:1] == b"\x16":  # a handshake of TLS
+            self.request.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            return None
         lines = []
         while (line := self.rfile.readline()).strip():
             lines.append(line.decode("latin-1"))

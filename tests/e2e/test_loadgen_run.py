@@ -88,6 +88,7 @@ def test_a_server_killed_for_good_is_exit_3_with_what_was_measured(
     assert stage["complete"] is False
     assert stage["outcomes"]["ok"] >= 15
     assert run_of(tmp_path).status == "partial"
+    assert [record.outcome for record in run_of(tmp_path).records()][-3:] == ["unreachable"] * 3
 
 
 def killed_in(start, tmp_path, wait_until, stage):
