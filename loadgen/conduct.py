@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,7 +165,7 @@ class Conduct:
         note = "the process ended early"
         try:
             if self._crew is not None:
-                await self._crew.start(self._writer.path, self._setup(target))
+                await self._crew.start(self.config, target, self._writer.path, self._epoch)
             for plan in self._course.plans(self.backend.name, target.model):
                 if self.interrupted is None:
                     await self._stage(plan)
@@ -187,16 +187,6 @@ class Conduct:
             await self._close_files()
             if self.interrupted is None:
                 await self._linger()
-
-    def _setup(self, target: Target) -> dict[str, Any]:
-        """What a shard has to know of the run."""
-        return {
-            "run": self.manifest.run,
-            "epoch": self._epoch,
-            "path": str(self._writer.path.resolve()),
-            "config": self.config.model_dump(mode="json"),
-            "target": asdict(target),
-        }
 
     def _stage_run(self, plan: StagePlan) -> Windowed:
         """A stage, by whoever sends its requests."""

@@ -10,12 +10,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Collection
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from contract.errors import ConfigError, DataError, LabError, LostError, TargetError
 from contract.rundir import REPLIES
 from contract.shards import replies_of, requests_of
+from loadgen.backends.base import Target
+from loadgen.config import RunConfig
 from loadgen.shards.link import Link, Message, connected
 from loadgen.shards.merge import Merge
 
@@ -49,9 +52,17 @@ class Crew:
         """The shards that are there."""
         return frozenset(self._links)
 
-    async def start(self, path: Path, setup: Message) -> None:
-        """Have all of them ready for the first stage of the run in `path`. LabError."""
+    async def start(self, config: RunConfig, target: Target, path: Path, epoch: float) -> None:
+        """Have all of them ready for the first stage of the run in `path`, whose clock is 0 at
+        `epoch`; LabError if they cannot be."""
         self.path = path
+        setup = {
+            "run": path.name,
+            "epoch": epoch,
+            "path": os.path.abspath(path),  # noqa: ASYNC240  # asks no disk
+            "config": config.model_dump(mode="json"),
+            "target": asdict(target),
+        }
         for shard in range(self.shards):
             own, theirs = socket.socketpair()
             with theirs:
@@ -59,15 +70,19 @@ class Crew:
             heard, gone = partial(self._hear, shard), partial(self._gone, shard)
             link = self._links[shard] = await connected(own, heard, gone)
             link.say({**setup, "part": [shard, self.shards]})
-        ready = set[int]()
-        async with asyncio.timeout(READY_SECONDS):
-            while ready < self.living:
-                shard, message = await self.heard()
-                self.check()
-                if "error" in message:
-                    raise error_of(*message["error"])
-                ready.add(shard)
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                await self._all_ready()
+        except TimeoutError:
+            raise LostError(f"not all shards were ready within {READY_SECONDS:g} s", 1) from None
         self.merge = Merge([requests_of(path, shard) for shard in range(self.shards)])
+
+    async def _all_ready(self) -> None:
+        for _ in range(self.shards):
+            _, message = await self.heard()
+            self.check()
+            if "error" in message:
+                raise error_of(*message["error"])
 
     def say(self, message: Message) -> None:
         """Tell all that are there."""
@@ -128,11 +143,13 @@ class Crew:
 
 def lost(shard: int, pid: int, code: int) -> LostError:
     """What is said of a shard that ended with this code, negative for a signal."""
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    kept = "what it had written is kept, what it had in flight is lost"
-    return LostError(
-        f"shard {shard} (process {pid}) was {how}: {kept}", 128 - code if code < 0 else 1
+    how = (
+        f"was killed by {signal.Signals(-code).name}"
+        if code < 0
+        else f"ended with exit code {code}"
     )
+    kept = "what it had written is kept, what it had in flight is lost"
+    return LostError(f"shard {shard} (process {pid}) {how}: {kept}", 128 - code if code < 0 else 1)
 
 
 def error_of(code: int, line: str) -> LabError:

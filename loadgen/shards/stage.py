@@ -37,6 +37,7 @@ class ShardedStage(Windowed):
     _written: dict[int, int] = field(default_factory=dict)
     _told: tuple[float | None, float | None] = (None, None)
     _aborted: asyncio.Event = field(default_factory=asyncio.Event)
+    _waiting: asyncio.Task[None] = field(init=False)
 
     @property
     def in_flight(self) -> int:
@@ -50,6 +51,7 @@ class ShardedStage(Windowed):
         self._working = set(crew.living)
         for shard in self._working:
             crew.merge.upto[shard] = -math.inf
+        self._waiting = asyncio.create_task(self._wait_no_longer())
         crew.say({"stage": self.plan.number, "answered": crew.answered})
         cold = set(self._working)
         while cold & self._working:
@@ -63,7 +65,6 @@ class ShardedStage(Windowed):
         self.crew.say({"go": due})
         self.begin(due)
         self._tell()
-        waiting = asyncio.create_task(self._wait_no_longer())
         try:
             await self._collect()
         except asyncio.CancelledError:
@@ -71,7 +72,7 @@ class ShardedStage(Windowed):
             await self._collect()
             raise
         finally:
-            waiting.cancel()
+            self._waiting.cancel()
             self.drained = self.clock()
         self._end()
         if self._failure is not None:

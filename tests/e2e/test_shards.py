@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import urllib.request
@@ -244,3 +245,24 @@ def test_mistakes_are_one_line(cli, error_line, tmp_path):
     assert "a search drives one process" in error_line(done, 2)
     assert not (tmp_path / "runs").exists()
     assert os.listdir(tmp_path) == ["run.yaml"]
+
+
+def test_a_full_disk_ends_all_shards_and_no_line_is_lost(start, fake, tmp_path, error_line):
+    url = fake("--slots", "8", "--service-seconds", "0.005")
+
+    def limited():
+        # What is merged is three times what each shard writes, and meets the limit first.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    process = start(*words_for(url, "--agents", "6", "--duration", "30"), preexec_fn=limited)
+    out, err = process.communicate(timeout=60)
+    done = subprocess.CompletedProcess([], process.returncode, out, err)
+    assert "requests.jsonl: cannot be written (File too large)" in error_line(done, 4)
+    run = run_of(tmp_path)
+    assert run.status in ("partial", "failed")
+    records = list(run.records())
+    lines = sum(
+        (run.path / f"requests.{shard}.jsonl").read_bytes().count(b"\n") for shard in range(3)
+    )
+    assert len(records) == lines == len({(r.agent, r.seq) for r in records})
+    assert lines > (run.path / "requests.jsonl").read_bytes().count(b"\n")

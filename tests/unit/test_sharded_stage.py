@@ -11,6 +11,7 @@ from contract.records import RequestRecord, StageKey
 from contract.shards import requests_of
 from loadgen.engine import StagePlan
 from loadgen.loops import Closed
+from loadgen.shards.crew import lost
 from loadgen.shards.merge import Merge
 from loadgen.shards.stage import PATIENCE, ShardedStage
 
@@ -21,7 +22,7 @@ class Script:
     """A crew whose shards say what is written for them: pairs of an instant and a message, or of
     an instant and a record, which goes to its file."""
 
-    def __init__(self, path, lines):
+    def __init__(self, path, lines, cold):
         self.path, self.shards, self.answered = path, SHARDS, False
         self.living, self.told, self.killed = frozenset(range(SHARDS)), [], set()
         for shard in range(SHARDS):
@@ -31,7 +32,7 @@ class Script:
         loop = asyncio.get_running_loop()
         for at, shard, what in lines:
             loop.call_at(at, self._play, shard, what)
-        for shard in range(SHARDS):
+        for shard in self.living - set(cold):
             self._queue.put_nowait((shard, {"warm": 1}))
 
     def _play(self, shard, what):
@@ -76,17 +77,17 @@ def done(shard, at, written):
 def conduct(jump, tmp_path):
     """`conduct(lines, …)` drives a stage by a script; the stage, its records and the crew."""
 
-    def conduct(lines, *, during=None, **plan):
+    def conduct(lines, *, during=None, cold=(), **plan):
         async def run():
             loop, records, seen = asyncio.get_running_loop(), [], []
-            crew = Script(tmp_path, sorted(lines, key=lambda line: line[0]))
+            crew = Script(tmp_path, sorted(lines, key=lambda line: line[0]), cold)
             given = {"seconds": None, "requests": None, "timeout": 9.0, "grace": 3.0, **plan}
             key = StageKey("s", "m", 2, 8, 1)
             asked = StagePlan(number=1, key=key, load=Closed(2), **{"warmup": 0, **given})
             stage = ShardedStage("r", asked, loop.time, records.append, crew, seen.append)
-            await stage.warm()
             if during is not None:
                 during(stage, loop)
+            await stage.warm()
             try:
                 await stage.drive()
             finally:
@@ -194,6 +195,17 @@ def test_a_shard_that_stays_silent_after_the_drain_is_ended(conduct):
     assert stage.drained == pytest.approx(1.05 + 3.0 + PATIENCE)
 
 
+def test_a_shard_that_never_gets_ready_is_ended_once_nobody_wants_it(conduct):
+    def during(stage, loop):
+        loop.call_at(1.0, stage.stop)
+        loop.call_at(2.0, stage.abort)
+
+    stage, records, crew = conduct(done(0, 90.0, 0), cold=[1], during=during)
+    assert crew.killed == {0, 1}
+    assert not stage.complete
+    assert records == []
+
+
 def test_what_a_shard_met_ends_the_stage(conduct):
     lines = [*BOTH, (1.65, 0, {"error": [4, "disk full"]})]
     with pytest.raises(DataError, match="disk full"):
@@ -203,3 +215,17 @@ def test_what_a_shard_met_ends_the_stage(conduct):
 def test_lines_that_are_missing_are_an_error(conduct):
     with pytest.raises(DataError, match=r"requests\.1\.jsonl: 6 records found, 7 were written"):
         conduct([*BOTH[:-1], (2.5, 1, {"done": [2.5, 7]})], warmup=1)
+
+
+@pytest.mark.parametrize(
+    ("code", "says", "exit_code"),
+    [
+        (-9, "shard 1 (process 42) was killed by SIGKILL", 137),
+        (-15, "shard 1 (process 42) was killed by SIGTERM", 143),
+        (1, "shard 1 (process 42) ended with exit code 1", 1),
+    ],
+)
+def test_how_a_shard_was_lost_is_said_and_is_the_exit_code(code, says, exit_code):
+    error = lost(1, 42, code)
+    assert str(error).startswith(says)
+    assert error.exit_code == exit_code
