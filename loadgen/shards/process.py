@@ -85,11 +85,11 @@ class Shard:
     async def hear(self, message: Message) -> None:
         """Do what the conductor says. LabError when it cannot be done."""
         match message:
-            case {"stage": _, "answered": answered}:
+            case {"stage": number, "answered": answered}:
                 if answered:
                     for server in servers(self._backend):
                         server.answered("ok")
-                await self._get_ready()
+                await self._get_ready(number)
             case {"go": instant}:
                 self._stage.due = instant
                 self._tasks.create_task(self._drive())
@@ -104,8 +104,9 @@ class Shard:
         for file in (self._requests, self._replies):
             file.close()
 
-    async def _get_ready(self) -> None:
+    async def _get_ready(self, number: int) -> None:
         plan = next(self._plans)
+        assert plan.number == number, "every process plans the same stages"
         # The conductor counts, and says when it is enough.
         driven = replace(
             plan, load=plan.load.dealt(self._part), warmup=sys.maxsize, warmup_seconds=0.0,
