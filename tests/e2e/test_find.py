@@ -6,6 +6,7 @@ import re
 import pytest
 
 from contract.rundir import Run, find_run
+from tests.oracle.queues import attained, sojourns, widths_from
 
 COMMON = ("--backend", "vllm", "--metrics-port", "0", "--isl", "16", "--osl", "8")
 
@@ -21,10 +22,18 @@ def server(start):
 
 def test_it_finds_the_slots_of_a_server(cli, server, tmp_path):
     """Of five agents one always waits for a slot, for a whole service of 80 ms."""
+    target, limit, count = 0.95, 0.05, 100
+    # As simulated, first tokens 70 ms before the end: of four agents all requests meet the limit,
+    # of five so few that the target is two interval widths away.
+    fits, over = (sojourns(agents, False, 4, lambda: 0.08) for agents in (4, 5))
+    assert attained(fits, limit + 0.07) == (1.0, 1.0)
+    assert widths_from(target, over, limit + 0.07, 3 * count) < -2
+
     done = cli("loadgen", "find", *COMMON, "--base-url", server, "--goodput", "ttft:50",
-               "--attainment", "0.9", "--request-count", "60", "--max", "16", "--json")  # fmt: skip
+               "--request-count", count, "--start", "4", "--max", "16", "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
+    assert document["attainment"] == target
     assert document["found"]["level"] == pytest.approx(4, abs=1)
     assert document["missed"]["level"] == document["found"]["level"] + 1
 

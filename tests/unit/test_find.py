@@ -1,10 +1,6 @@
-"""The search for the largest load: its decisions one by one, and whole in virtual time against
-queues whose optimum is computed by other means."""
+"""The search for the largest load: its decisions one by one, and what it says of them."""
 
-import asyncio
-import heapq
 import random
-import statistics
 from dataclasses import replace
 from itertools import pairwise
 
@@ -12,20 +8,16 @@ import pytest
 
 from contract.errors import ConfigError, TargetError
 from contract.records import RequestRecord, ServerFacts
-from loadgen.backends.base import Awaited
 from loadgen.cli import build_parser
 from loadgen.config import RunConfig
-from loadgen.engine import StageRun
 from loadgen.find import Grid, Observation, Rules, design_effect, judge, standing
 from loadgen.find_command import grid_of, resolve
 from loadgen.find_course import Search, relaxation
 from loadgen.find_report import Asked, found, line, nothing
 from loadgen.goodput import Objectives, parse_goodput, wilson
-from loadgen.stages import stage_of
 from loadgen.stopwatch import Facts
 from loadgen.tally import tallies
-from loadgen.workload.lengths import fixed
-from loadgen.workload.prompts import PromptSource
+from tests.oracle.queues import Queue, searched
 
 GOOD, BAD, UNSURE = Observation(1000, 1000), Observation(0, 1000), Observation(95, 100)
 RULES = Rules(0.95)
@@ -129,99 +121,6 @@ def test_a_window_in_which_nothing_ended_is_repeated_and_then_missed():
     silent = [Observation(0, 0)] * 3
     assert judge(1, silent[:2], RULES).meets is None
     assert judge(1, silent, RULES).meets is False
-
-
-class Queue(Awaited):
-    """A FIFO server of `slots` places with gamma service times, in the loop's own time."""
-
-    name = "queue"
-
-    def __init__(self, slots, draw):
-        self.places, self.draw = asyncio.Semaphore(slots), draw
-
-    async def perform(self, request, watch, timeout):
-        watch.sent()
-        async with self.places:
-            await asyncio.sleep(self.draw())
-            watch.mark()
-        return Facts("ok", output_tokens=1)
-
-
-async def searched(search, backend):
-    """Drive every stage the search wants, and return where it stands."""
-    clock = asyncio.get_running_loop().time
-    for plan in search.plans("queue", "m"):
-        source, records = PromptSource(0, fixed(8), fixed(1)), []
-        stage = StageRun("r", plan, clock, records.append, backend, source)
-        await stage.drive()
-        tally = tallies(records, search.asked.objectives)[plan.number]
-        search.ended(stage, stage_of(stage, tally, 0.0), tally)
-    return search.standing
-
-
-def sojourns(load, rate, slots, draw, count=100_000):
-    """Seconds in a FIFO queue of each of `count` requests: `load` agents, or Poisson arrivals."""
-    arrivals, now, stays = random.Random(99), 0.0, []
-    free = [0.0] * slots
-    ready = [0.0] * round(load)
-    for _ in range(count):
-        if rate:
-            now += arrivals.expovariate(load)
-        else:
-            now = heapq.heappop(ready)
-        ended = max(now, heapq.heappop(free)) + draw()
-        heapq.heappush(free, ended)
-        if not rate:
-            heapq.heappush(ready, ended)
-        stays.append(ended - now)
-    return stays
-
-
-def width(stays, limit, target, requests):
-    """Of the 95 % interval that so many requests give, alike as those of `stays` are."""
-    mets = [stay <= limit for stay in stays]
-    share = statistics.fmean(mets)
-    means = [statistics.fmean(mets[i : i + 1000]) for i in range(0, len(mets), 1000)]
-    effect = 1000 * statistics.variance(means) / (share * (1 - share)) if 0 < share < 1 else 1.0
-    low, high = wilson(target * requests / effect, requests / effect)
-    return high - low
-
-
-CASES = [  # by rate, slots, gamma shape, step, place that shall be the largest
-    (False, 1, 16, 2, 3), (False, 1, 8, 3, 2), (False, 2, 8, 3, 3), (False, 3, 8, 4, 3),
-    (False, 4, 8, 4, 2), (False, 1, 4, 3, 2), (False, 2, 16, 4, 4),
-    (True, 2, 16, 7.0, 1), (True, 4, 16, 16.0, 1), (True, 1, 8, 3.0, 1),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_it_comes_within_one_step_of_the_optimum(jump, seed):
-    rate, slots, shape, step, place = CASES[seed % len(CASES)]
-    target, count = 0.8, 1500 if rate else 600
-    true = random.Random(1000 + seed)
-
-    def stays_at(place):
-        return sojourns(place * step, rate, slots, lambda: true.gammavariate(shape, 0.1 / shape))
-
-    here, above = stays_at(place), stays_at(place + 1)
-    quantiles = [sorted(stays)[int(target * len(stays))] for stays in (here, above)]
-    limit = quantiles[0] + (0.25 if rate else 0.4) * (quantiles[1] - quantiles[0])
-
-    # The boundary is two interval widths from both grid points, and the optimum lies between.
-    shares = [statistics.fmean(stay <= limit for stay in stays) for stays in (here, above)]
-    assert shares[0] - target >= 2 * width(here, limit, target, 3 * count)
-    assert target - shares[1] >= 2 * width(above, limit, target, 3 * count)
-
-    draw = random.Random(seed)
-    objectives = Objectives(e2el=limit)
-    load = {"request_rate": str(step)} if rate else {"agents": (1,)}
-    config = RunConfig(isl="8", osl="1", request_count=count, warmup_requests=150, seed=seed,
-                       **load)  # fmt: skip
-    grid = Grid(start=1 + seed % 4, last=4 if rate else 16, step=step)
-    search = Search(config, Asked(objectives, target, ""), grid, Rules(target))
-    over = jump(searched(search, Queue(slots, lambda: draw.gammavariate(shape, 0.1 / shape))))
-    assert over.place is None
-    assert abs(over.best.place - place) <= 1
 
 
 def search_of(**more):
