@@ -234,7 +234,7 @@ def test_requests_that_landed_leave_nothing_to_collect(jump):
     gc.disable()
     try:
         jump(run())
-        assert not [each for each in gc.get_objects() if isinstance(each, Flight)]
+        assert not [each for each in gc.get_objects() if type(each) is Flight]
     finally:
         gc.enable()
 
