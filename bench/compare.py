@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from bench import harness, memory, peers
-from bench.accuracy import MATCHED, finished, unique
 from bench.comparison_page import is_void, page, table
+from bench.errors import MATCHED, finished, unique
 from bench.harness import Client, Repetition, Task, measure, measured
 from bench.peers import NotInstalledError, Peer, Seen
 from bench.truth import Truth

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
+from typing import Self
 
 
 class Durations:
@@ -31,10 +32,29 @@ class Durations:
             both.update(part._counts)
         return both
 
-    def coarse(self, seconds: float) -> None:
-        """Take one duration to three significant figures: then ever more of them need no more
-        than some 900 entries per power of ten."""
-        self._counts[round(float(f"{seconds * 1e6:.3g}"))] += 1
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[int, int]]) -> Self:
+        """Those of `pairs`: microseconds, and how often."""
+        durations = cls()
+        durations.update(dict(pairs))
+        return durations
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """All of them: microseconds, and how often."""
+        return list(self._counts.items())
+
+    def count(self, microseconds: int) -> int:
+        """How many are of this length."""
+        return self._counts[microseconds]
+
+    def without(self, microseconds: int) -> Durations:
+        """All but those of this length."""
+        return Durations.of(pair for pair in self.pairs() if pair[0] != microseconds)
+
+    def coarse(self, seconds: float, times: int = 1) -> None:
+        """Take a duration to three significant figures, so many times: then ever more of them
+        need no more than some 900 entries per power of ten."""
+        self._counts[round(float(f"{seconds * 1e6:.3g}"))] += times
 
     @property
     def distinct(self) -> int:

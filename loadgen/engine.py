@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, Protocol
 from contract.errors import BackendError
 from contract.records import StageKey
 from contract.shards import Part
-from loadgen.backends.base import Backend, Request
+from loadgen.backends.base import Backend, Request, Stamped
+from loadgen.pulse import Pulse
 from loadgen.quiet import settle
 from loadgen.stopwatch import Facts, Ids, Stopwatch, record
 from loadgen.ticker import wait_until
@@ -27,7 +28,6 @@ from loadgen.window import Windowed
 # What a load does when a request of it has landed: its outcome, and the instant.
 Then = Callable[[str, float], None]
 
-LAG_INTERVAL = 0.010
 MOST_WARM = 512  # connections opened before a stage's clock starts
 
 
@@ -149,6 +149,7 @@ class StageRun(Windowed):
     origin: float | None = None
     due: float | None = None
     flights: set[Flight] = field(default_factory=set)
+    _stamped: Stamped | None = None
     _aborted: asyncio.Event = field(default_factory=asyncio.Event)
     _emptied: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -166,8 +167,11 @@ class StageRun(Windowed):
         request leaves exactly one record either way."""
         if self.due is not None:
             await wait_until(self.due, self.clock, self.origin)
+        if isinstance(self.backend, Stamped):
+            self._stamped = self.backend
+            self._stamped.stamps_taken()  # what came before is another stage's
         self.begin(self.clock() if self.due is None else self.due)
-        lag = asyncio.create_task(self._watch_loop_lag())
+        pulse = Pulse(self._late, self.clock, self.origin)
         driving = asyncio.create_task(self.plan.load.drive(self))
         driving.add_done_callback(self._load_over)
         try:
@@ -175,11 +179,13 @@ class StageRun(Windowed):
             driving.cancel()
             await self._drain()
         finally:
-            for task in (driving, lag):
-                task.cancel()
-            await asyncio.gather(driving, lag, return_exceptions=True)
+            driving.cancel()
+            await asyncio.gather(driving, return_exceptions=True)
             await self._give_up()
+            pulse.close()
             self.drained = self.clock()
+            if self._stamped is not None:
+                self.stamped(self._stamped.stamps_taken())
         if self._failure is not None:
             raise self._failure
 
@@ -256,13 +262,11 @@ class StageRun(Windowed):
                 self._failure = self._failure or error
         await asyncio.sleep(0)  # what was cancelled ends in the loop's next turn
 
-    async def _watch_loop_lag(self) -> None:
-        """How late this loop wakes a timer."""
-        while True:
-            due = self.clock() + LAG_INTERVAL
-            await asyncio.sleep(LAG_INTERVAL)
-            now = self.clock()
-            self.lagged(now, max(0.0, now - due))
+    def _late(self, at: float, delays: list[float]) -> None:
+        for seconds in delays:
+            self.lagged(at, seconds)
+        if self._stamped is not None:
+            self._stamped.late(delays[0])
 
 
 def _nothing() -> None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from contract.errors import TargetError
-from contract.records import Stage, StageKey, Verdict
+from contract.records import GeneratorError, Stage, StageKey, Verdict
 from contract.steady import mser5
 from loadgen.config import RunConfig
 from loadgen.engine import StagePlan
+from loadgen.generator import generator_error, generator_verdict
 from loadgen.saturation import saturation_verdict
 from loadgen.tally import Tally
 from loadgen.verdicts import verdicts
@@ -97,8 +98,9 @@ def keys(config: RunConfig, backend: str, model: str) -> list[StageKey]:
 
 def stage_of(stage: Windowed, tally: Tally, epoch_unix: float) -> Stage:
     """The line of `stages.jsonl` for a stage that is over and its records' tally."""
-    start, end = stage.start, stage.end
-    latencies = tally.latencies
+    start, end, stamps = stage.start, stage.end, stage.counts.stamps
+    latencies, lags = tally.latencies, stage.counts.loop_lags
+    error = None if stamps is None else generator_error(stamps, lags, tally)
     dropped = mser5(latencies)
     return Stage(
         run=stage.run,
@@ -113,8 +115,9 @@ def stage_of(stage: Windowed, tally: Tally, epoch_unix: float) -> Stage:
         steady_start=start + (end - start) * dropped / len(latencies) if latencies else start,
         outcomes={name: n for name, n in tally.outcomes.items() if n},
         sent=tally.sent,
-        verdicts=_verdicts(stage, tally),
+        verdicts=_verdicts(stage, tally, error),
         complete=stage.complete and not gone(tally, stage.plan.key.agents, start, end),
+        generator=error,
     )
 
 
@@ -149,11 +152,12 @@ def went_away(done: Stage, tally: Tally) -> str:
     )
 
 
-def _verdicts(stage: Windowed, tally: Tally) -> list[Verdict]:
+def _verdicts(stage: Windowed, tally: Tally, error: GeneratorError | None) -> list[Verdict]:
     """The doubts about a stage; an open loop may have been saturated."""
     start, end = stage.start, stage.end
     lags = stage.counts.loop_lags
     found = verdicts(tally.evidence(stage.plan.key.agents, start, end, lags))
+    found.append(generator_verdict(error, tally))
     if stage.plan.key.request_rate is not None:
         found.append(saturation_verdict(tally.dues, tally.endeds, start, end))
     return found

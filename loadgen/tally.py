@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from contract.records import RequestRecord
 from loadgen.durations import Durations
 from loadgen.goodput import Objectives
+from loadgen.stamp_stats import StampStats
 from loadgen.verdicts import Evidence
 
 MOST_REASONS = 100  # told apart; servers put ids and addresses into what they say
@@ -30,6 +31,7 @@ class Counts:
     outcomes: Counter[str] = field(default_factory=Counter)  # measured phase
     reasons: Counter[str] = field(default_factory=Counter)  # why not ok, any phase
     loop_lags: Durations = field(default_factory=Durations)
+    stamps: StampStats | None = None  # of those who sent, where they stamp what they read
 
     def add(self, record: RequestRecord) -> None:
         """Take one record."""
@@ -102,6 +104,7 @@ class Tally:
     prompt_tokens: int | None = 0  # None once a request's count is not known
     output_tokens: int | None = 0
     chunks: int = 0
+    merged_first: int = 0  # first tokens that were read together with the second
     cached_tokens: int = 0
     token_pairs: list[tuple[int, int]] = field(default_factory=list)
     unreached: int = 0  # measured: the last so many ended without reaching anybody
@@ -117,6 +120,11 @@ class Tally:
     def chunk_gaps(self) -> Durations:
         """All gaps between chunks."""
         return self.token_gaps + self.other_gaps
+
+    @property
+    def merged(self) -> int:
+        """Chunks that were read together with the one before."""
+        return self.token_gaps.count(0) + self.other_gaps.count(0)
 
     def add(self, record: RequestRecord, client_tokens: int | None = None) -> None:
         """Take one record; `client_tokens` is our own count where we have a tokenizer."""
@@ -151,6 +159,7 @@ class Tally:
             if value is not None:
                 column.append(value)
         if record.gaps_us:
+            self.merged_first += not record.gaps_us[0]
             one_each = record.chunks == record.output_tokens
             (self.token_gaps if one_each else self.other_gaps).update(record.gaps_us)
         self.prompt_tokens = _sum(self.prompt_tokens, record.prompt_tokens)

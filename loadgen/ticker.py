@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ OnDue = Callable[[int, float], None]
 Clock = Callable[[], float]
 
 _MONOTONIC, _ABSOLUTE = 1, 1
+_ITIMERSPEC = struct.Struct("@4l")  # interval, then the instant; seconds and nanoseconds each
 
 
 class Alarm(Protocol):
@@ -102,8 +104,7 @@ class KernelAlarm:
 
     def set(self, instant: float) -> None:
         # Rounded up, so that it never rings early; 0 would disarm it.
-        nanoseconds = max(1, math.ceil((self._origin + instant) * 1e9))
-        _settime(self._descriptor, *divmod(nanoseconds, 1_000_000_000))
+        set_timer(self._descriptor, max(1, math.ceil((self._origin + instant) * 1e9)))
 
     def close(self) -> None:
         self._loop.remove_reader(self._descriptor)
@@ -128,21 +129,22 @@ def timerfd() -> int | None:
     return descriptor if descriptor >= 0 else None
 
 
-def _settime(descriptor: int, seconds: int, nanoseconds: int) -> None:
-    import ctypes
+def set_timer(descriptor: int, instant: int, every: int = 0) -> None:
+    """Let a timerfd expire at an instant of CLOCK_MONOTONIC, not 0, and from then on `every` so
+    often; nanoseconds. OSError."""
+    spec = _ITIMERSPEC.pack(*divmod(every, 1_000_000_000), *divmod(instant, 1_000_000_000))
+    if _libc().timerfd_settime(descriptor, _ABSOLUTE, spec, None) != 0:
+        import ctypes
 
-    # struct itimerspec: interval (none), then the instant; seconds and nanoseconds each.
-    spec = (ctypes.c_long * 4)(0, 0, seconds, nanoseconds)
-    if _libc().timerfd_settime(descriptor, _ABSOLUTE, ctypes.byref(spec), None) != 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
 
 
 def _libc() -> Any:
-    import ctypes
-
-    global _LIBRARY  # noqa: PLW0603  # loaded once, at the first open loop, not at import
+    global _LIBRARY  # noqa: PLW0603  # loaded once, at the first timer, not at import
     if _LIBRARY is None:
+        import ctypes
+
         _LIBRARY = ctypes.CDLL(None, use_errno=True)
     return _LIBRARY
 

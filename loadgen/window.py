@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from contract.records import Phase, RequestRecord
+from loadgen.stamp_stats import StampStats
 from loadgen.tally import Counts
 
 if TYPE_CHECKING:
@@ -120,6 +121,11 @@ class Windowed(ABC):
         """Take one reading of how late an event loop was; those in the window count."""
         if self.start <= at < self.end:
             self.counts.loop_lags.coarse(seconds)
+
+    def stamped(self, stats: StampStats) -> None:
+        """Take what the reads of a sender were, from its begin to the end of its drain."""
+        so_far = self.counts.stamps
+        self.counts.stamps = stats if so_far is None else so_far + stats
 
     def _perhaps_open(self, ended: float) -> None:
         warm = ended - self.began >= self.plan.warmup_seconds

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from contract.records import StampSource
+from loadgen.stamp_stats import StampStats
 from loadgen.stopwatch import Facts, Stopwatch
 
 T = TypeVar("T")
@@ -116,6 +117,19 @@ class Backend(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class Stamped(Protocol):
+    """A backend that stamps bytes as it reads them, and tells how."""
+
+    def stamps_taken(self) -> StampStats:
+        """Who stamped the reads since the last time."""
+        ...
+
+    def late(self, seconds: float) -> None:
+        """A timer was seen so late, and what is stamped by reading is no earlier."""
+        ...
 
 
 class Awaiting(Generic[T]):

@@ -7,16 +7,16 @@ as the place of its address.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Any, NamedTuple
 
 from contract.errors import ConfigError, TargetError
 from loadgen.backends.base import Backend, Landing, Request, Target, Tokenizer, WireRequest
+from loadgen.stamp_stats import StampStats, summed
 from loadgen.stopwatch import Facts, Stopwatch
 from loadgen.wire import ServerBackend
-from loadgen.wire.stamps import StampStats
 
 # From the requests in flight at each address to the place of the next.
 Route = Callable[[Sequence[int]], int]
@@ -98,8 +98,17 @@ class Fleet:
 
     @property
     def stamps(self) -> StampStats:
-        """Who stamped the reads so far, over all connections."""
+        """Who stamped the reads since they were taken last, over all connections."""
         return summed(backend.stamps for backend in self.backends)
+
+    def stamps_taken(self) -> StampStats:
+        """Who stamped the reads since the last time, over all connections."""
+        return summed(backend.stamps_taken() for backend in self.backends)
+
+    def late(self, seconds: float) -> None:
+        """A timer was seen so late, and what is stamped by reading is no earlier."""
+        for backend in self.backends:
+            backend.late(seconds)
 
     async def close(self) -> None:
         """Close every connection to all of them."""
@@ -220,15 +229,3 @@ def _several(values: Sequence[Any]) -> bool:
 def _warning(name: str, values: Sequence[Any]) -> str:
     shown = ", ".join("unknown" if value is None else str(value) for value in values)
     return f"the servers differ in {name.replace('_', ' ')}: {shown}"
-
-
-def summed(every: Iterable[StampStats]) -> StampStats:
-    """The statistics of several clients as one's."""
-    total = StampStats()
-    for stats in every:
-        total.kernel += stats.kernel
-        total.user += stats.user
-        total.missing += stats.missing
-        total.merged += stats.merged
-        total.delays.extend(stats.delays)
-    return total

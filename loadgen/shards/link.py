@@ -10,7 +10,8 @@ shard says       ready    it has all it needs
                  warm     its connections are open: it can begin
                  beat     [instant, in flight, lags]: all that ended before it is on disk
                  done     [instant, records]: it drained; when its load was over, how many
-                          records it has written since its birth
+                          records it has written since its birth; beside it `stamps`, what its
+                          reads were
                  error    [exit code, line]: what it met, which ends its part
 """
 

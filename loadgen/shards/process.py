@@ -125,7 +125,9 @@ class Shard:
         try:
             await stage.drive()
             self._beat()
-            self._link.say({"done": [stage.end, self._written]})
+            stamps = stage.counts.stamps
+            reads = {} if stamps is None else {"stamps": stamps.to_json()}
+            self._link.say({"done": [stage.end, self._written], **reads})
         except LabError as error:
             self._link.say({"error": [error.exit_code, str(error)]})
         finally:

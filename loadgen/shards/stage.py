@@ -17,6 +17,7 @@ from contract.errors import DataError
 from contract.shards import requests_of
 from loadgen.shards.crew import Crew, error_of
 from loadgen.shards.link import Message
+from loadgen.stamp_stats import StampStats
 from loadgen.window import Windowed
 
 LEAD = 0.05  # seconds between saying when all begin, and that instant
@@ -99,8 +100,10 @@ class ShardedStage(Windowed):
                 self.crew.merge.upto[shard] = at
                 self._in_flight[shard] = in_flight
                 self._lags += zip(lags[::2], lags[1::2], strict=True)
-            case {"done": [ended, written]}:
+            case {"done": [ended, written], **more}:
                 self._over(shard)
+                if "stamps" in more:
+                    self.stamped(StampStats.from_json(more["stamps"]))
                 self._ends.append(ended)
                 self._written[shard] = written
             case {"error": [code, line]}:

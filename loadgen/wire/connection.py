@@ -15,14 +15,13 @@ from time import monotonic
 
 from contract.errors import BackendError
 from contract.records import StampSource
+from loadgen.stamp_stats import StampStats
 from loadgen.wire.answer import Answer
 from loadgen.wire.stamps import (
     ANCILLARY,
-    DELAYS_KEPT,
     READ_SIZE,
     TIMESPEC,
     Clocks,
-    StampStats,
     ask_for_stamps,
 )
 
@@ -91,6 +90,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         now = monotonic()
+        self._stats.user += 1
         self._stamp(now + self._shift)
         self._read(data)
         self._left -= len(data)
@@ -131,7 +131,9 @@ class Connection(asyncio.Protocol):
         if self._over is None:
             self.abort()  # it talks without being asked
             return
-        self.heard = True
+        if not self.heard:
+            self.heard = True
+            self._stats.firsts += 1
         answer = self.answer
         try:
             self._left = answer.look()
@@ -145,13 +147,9 @@ class Connection(asyncio.Protocol):
 
     def _end(self) -> None:
         over = self._over
-        self._count(len(self.answer.reads))
         self._rest()
         if over is not None:
             over(self)
-
-    def _count(self, reads: int) -> None:
-        self._stats.user += reads
 
     def _rest(self) -> None:
         """Between exchanges: whatever comes is looked at."""
@@ -235,11 +233,16 @@ class StampedConnection(Connection):
         if self._left <= 0 or data.endswith(b"\r\n\r\n") or len(data) < 4:
             self._look()
 
-    def _count(self, reads: int) -> None:
+    def _look(self) -> None:
         stats = self._stats
-        stats.kernel += reads
-        if reads and len(stats.delays) < DELAYS_KEPT and self._over is not None:
-            stats.delays.append(monotonic() + self._shift - self._marks[-1])
+        stats.skip -= 1
+        if stats.skip <= 0 and self._over is not None:
+            stats.sample(monotonic() + self._shift - self._marks[-1])
+        super()._look()
+
+    def _end(self) -> None:
+        self._stats.kernel += len(self.answer.reads)
+        super()._end()
 
     def _shut(self) -> None:
         self._loop.remove_reader(self._socket.fileno())

@@ -12,12 +12,13 @@ import yarl
 
 from contract.errors import BackendError
 from loadgen.backends.base import Awaiting, Trip, WireRequest, WireResponse
+from loadgen.stamp_stats import StampStats
 from loadgen.stopwatch import Stopwatch
 from loadgen.wire.answer import BODY_BUDGET, KEPT_BUDGET, Answer
 from loadgen.wire.connect import Connector
 from loadgen.wire.connection import Connection
 from loadgen.wire.pool import Pool, Sweep
-from loadgen.wire.stamps import StampStats, shift
+from loadgen.wire.stamps import shift
 from loadgen.wire.turns import Turns
 
 HEADS_KEPT = 64
@@ -62,8 +63,12 @@ class WireClient:
 
     @property
     def stamps(self) -> StampStats:
-        """Of all reads since the client was made."""
+        """Of the reads since they were taken last."""
         return self.pool.stats
+
+    def stamps_taken(self) -> StampStats:
+        """Of the reads since the last time."""
+        return self.pool.stats_taken()
 
     def render(self, wire: WireRequest, method: str = "POST", request_id: str = "") -> bytes:
         """The bytes of one request; ValueError for a header that no request can carry.

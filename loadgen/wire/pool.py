@@ -8,16 +8,10 @@ from contextlib import suppress
 from time import monotonic
 
 from contract.errors import BackendError
+from loadgen.stamp_stats import StampStats
 from loadgen.wire.connect import Connector
 from loadgen.wire.connection import Connection, StampedConnection, secure
-from loadgen.wire.stamps import (
-    OFFSET_AGE,
-    STAMPED_SHARE,
-    Clocks,
-    Stamping,
-    StampStats,
-    descriptors,
-)
+from loadgen.wire.stamps import OFFSET_AGE, STAMPED_SHARE, Clocks, Stamping, descriptors
 
 CONNECTING_AT_ONCE = 64
 SPARE = 4  # connections opened beside one that was missing, where they are kept
@@ -39,6 +33,11 @@ class Pool:
         self._growing: asyncio.Task[None] | None = None
         self._every: set[Connection] = set()
         self._free_descriptors = descriptors()
+
+    def stats_taken(self) -> StampStats:
+        """What the reads were since the last time."""
+        self._look_at_clocks()
+        return self.stats.take()
 
     def take(self) -> Connection | None:
         """A connection that is there, or None."""
@@ -140,7 +139,10 @@ class Pool:
         """Keep the offset between the clocks fresh: the wall clock may be slewed."""
         while True:
             await asyncio.sleep(OFFSET_AGE)
-            self.clocks.refresh()
+            self._look_at_clocks()
+
+    def _look_at_clocks(self) -> None:
+        self.stats.clock = max(self.stats.clock, self.clocks.refresh())
 
     def _end_stamping(self) -> None:
         if self._stamping is not None:

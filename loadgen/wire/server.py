@@ -25,11 +25,11 @@ from loadgen.backends.base import (
     performed,
 )
 from loadgen.backends.preflight import ModelFacts, Survey, absent, only_model
+from loadgen.stamp_stats import StampStats
 from loadgen.stopwatch import Facts, PerMark, Stopwatch
 from loadgen.wire.answer import BODY_BUDGET, KEPT_BUDGET
 from loadgen.wire.exchange import WireClient
 from loadgen.wire.secrets import Secrets
-from loadgen.wire.stamps import StampStats
 
 PAGE_TIMEOUT = 10.0  # seconds for one page of the preflight
 PROBE_TIMEOUT = 300.0  # seconds for the one-token probe: it may load the model
@@ -174,8 +174,16 @@ class ServerBackend:
 
     @property
     def stamps(self) -> StampStats:
-        """Who stamped the reads so far."""
+        """Who stamped the reads since they were taken last."""
         return self._client.stamps if self._client is not None else StampStats()
+
+    def stamps_taken(self) -> StampStats:
+        """Who stamped the reads since the last time."""
+        return self._client.stamps_taken() if self._client is not None else StampStats()
+
+    def late(self, seconds: float) -> None:
+        """A timer was seen so late, and what is stamped by reading is no earlier."""
+        self.stamps.late(seconds)
 
     @property
     def ready_path(self) -> str:

@@ -14,37 +14,16 @@ import socket
 import struct
 import sys
 import time
-from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 _SO_TIMESTAMPNS = 35  # the same number on every Linux architecture but parisc and sparc
 TIMESPEC = struct.Struct("@ll")
 ANCILLARY = socket.CMSG_SPACE(TIMESPEC.size)
 READ_SIZE = 16 * 1024  # bytes; small, so that packets that queued up keep their own stamps
 OFFSET_AGE = 1.0  # seconds after which the offset between the clocks is sampled again
-DELAYS_KEPT = 65_536
 SPARE_DESCRIPTORS = 64
 STAMPED_SHARE = 3 / 8  # of the free descriptors: so many connections may be stamped, at two each
 TRIES = 200
-
-
-@dataclass(slots=True)
-class StampStats:
-    """What the stamps were: counts of reads by who stamps on their connection, and seconds from
-    a kernel stamp until this process had read the bytes (of each exchange the last)."""
-
-    kernel: int = 0
-    user: int = 0
-    missing: int = 0  # of the kernel's: stamps that did not come with their bytes
-    merged: int = 0  # reads that held more than one arrival
-    delays: array[float] = field(default_factory=lambda: array("d"))
-
-    @property
-    def kernel_share(self) -> float | None:
-        """Share of the reads that the kernel stamped."""
-        reads = self.kernel + self.user
-        return (self.kernel - self.missing) / reads if reads else None
 
 
 class Clocks:
@@ -58,9 +37,13 @@ class Clocks:
         self.offset = 0.0
         self.refresh()
 
-    def refresh(self) -> None:
-        """Sample the offset anew: of a few samples the one taken fastest."""
-        best = None
+    def refresh(self) -> float:
+        """Sample the offset anew: of a few samples the one taken fastest.
+
+        Returns by how many seconds stamps may have been wrong since the last time: how far the
+        clocks have moved apart, and what sampling leaves open.
+        """
+        best, last = None, self.offset
         for _ in range(7):
             before = time.monotonic_ns()
             wall = time.time_ns()
@@ -68,6 +51,7 @@ class Clocks:
             if best is None or after - before < best:
                 best = after - before
                 self.offset = ((before + after) // 2 - wall + self.base * 1_000_000_000) / 1e9
+        return abs(self.offset - last) + (best or 0) / 1e9
 
 
 def shift(clock: Callable[[], float]) -> float:

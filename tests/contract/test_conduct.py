@@ -1,7 +1,10 @@
 """A whole run inside this process, against a server that is scripted in the same event loop."""
 
 import asyncio
+import json
 import signal
+import sys
+from dataclasses import asdict
 
 import pytest
 
@@ -45,6 +48,24 @@ async def test_a_run_leaves_signals_and_tasks_as_it_found_them(tmp_path):
     assert asyncio.all_tasks() == tasks
     assert {number: signal.getsignal(number) for number in ENDING} == before
     assert Run.open(path).status == "complete"
+
+
+async def test_every_stage_tells_of_its_own_error(tmp_path):
+    async with FakeServer(Script(service_seconds=0.01)) as server:
+        path = await conduct_of(server.url, tmp_path, agents=[1, 2], request_count=20).run()
+    stages = Run.open(path).stages
+    summary = json.loads((path / "summary.json").read_text())
+    for stage, told in zip(stages, summary["stages"], strict=True):
+        error = stage.generator
+        assert told["generator"] == asdict(error)
+        assert 0 < error.declared < 1
+        assert error.kernel_share == (1.0 if sys.platform == "linux" else 0.0)
+        assert error.loop_lag_p99 > 0
+        verdict = next(v for v in stage.verdicts if v.name == "generator")
+        assert (verdict.checked, verdict.seen) == (True, error.declared)
+    # Each counts its own reads alone: the second has twice the agents and as many requests.
+    assert 20 <= stages[0].generator.reads < 20 * 20
+    assert stages[1].generator.reads == pytest.approx(stages[0].generator.reads, rel=0.5)
 
 
 async def test_a_target_that_dies_for_good_ends_the_run_partial_and_says_so(tmp_path):

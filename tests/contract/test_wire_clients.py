@@ -379,10 +379,17 @@ async def test_only_the_kernel_knows_when_bytes_came_while_the_loop_was_busy(sta
                 await asyncio.sleep(0)
             free.set()
             facts = await task
-            stats = backend.stamps
+            backend.late(0.25)
+            stats = backend.stamps_taken()
+            after = backend.stamps_taken()
         thread.join(10)
 
     assert (facts.outcome, facts.stamps) == ("ok", stamps)
     assert (watch.marks[0] < looked) == (stamps == "kernel")
     assert stats.kernel_share == (1.0 if stamps == "kernel" else 0.0)
-    assert stats.missing == 0
+    assert stats.missing == after.reads == 0
+    # What the kernel stamped shows its own delay; of the rest a timer says how late it was.
+    assert (len(stats.delays) > 0) == (stamps == "kernel")
+    assert stats.waits.pairs() == ([(250_000, stats.user)] if stamps == "user" else [])
+    assert stats.first_waits.pairs() == [(250_000, 1)]
+    assert 0 < stats.clock < 0.1

@@ -72,6 +72,8 @@ def test_three_shards_are_one_generator(cli, fake, log_of, tmp_path):
         assert stage["outcomes"] == {"ok": 120}
         assert stage["in_flight"] == pytest.approx(stage["agents"], rel=0.02)
         assert stage["loop_lag"]["n"] > 0
+        assert stage["generator"]["reads"] > 120
+        assert 0 < stage["generator"]["declared"] < 1
     assert sorted(entry.name for entry in run.path.glob("requests*")) == [
         "requests.jsonl",
         "requests.parquet",

@@ -12,6 +12,7 @@ from contract.records import StageKey
 from loadgen.backends.base import Awaited
 from loadgen.engine import Flight, StagePlan, StageRun
 from loadgen.loops import AHEAD, Closed, Open
+from loadgen.stamp_stats import StampStats
 from loadgen.stopwatch import Facts
 from loadgen.tally import tallies
 from loadgen.workload.lengths import fixed
@@ -176,6 +177,40 @@ def test_what_outlasts_the_grace_period_is_cancelled(jump):
     stage, _, records = jump(stage_of(4, seconds=1, grace=0.15)())
     assert Counter(r.outcome for r in records if r.phase == "drain") == {"ok": 2, "cancelled": 2}
     assert stage.drained == pytest.approx(stage.end + 0.15)
+
+
+class Reader(Slots):
+    """One that stamps what it reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.taken, self.lags = 0, []
+
+    def stamps_taken(self):
+        self.taken += 1
+        return StampStats(kernel=10**self.taken)
+
+    def late(self, seconds):
+        self.lags.append(seconds)
+
+
+def test_a_stage_knows_its_own_reads_alone_and_tells_how_late_the_loop_is(jump):
+    async def run():
+        loop, source, backend = (
+            asyncio.get_running_loop(),
+            PromptSource(0, fixed(8), fixed(1)),
+            Reader(),
+        )
+        plan = plan_of(Closed(2), 2, 0, seconds=1.0)
+        stage = StageRun("r", plan, loop.time, lambda _record: None, backend, source)
+        await stage.drive()
+        return stage, backend
+
+    stage, backend = jump(run())
+    assert stage.counts.stamps.to_json() == StampStats(kernel=100).to_json()
+    assert len(backend.lags) >= len(stage.counts.loop_lags) >= 99
+    stage.stamped(StampStats(user=5))
+    assert (stage.counts.stamps.kernel, stage.counts.stamps.user) == (100, 5)
 
 
 class Held:

@@ -1,18 +1,17 @@
 """Several servers as one: what is said of them together, and one that refuses at once."""
 
 import asyncio
-from array import array
 
 import pytest
 
 from contract.errors import ConfigError
 from contract.records import StageKey
 from loadgen.backends.base import Awaited, Target
-from loadgen.backends.fleet import Fleet, alike, summed
+from loadgen.backends.fleet import Fleet, alike
 from loadgen.engine import StagePlan, StageRun
 from loadgen.loops import Closed
+from loadgen.stamp_stats import StampStats
 from loadgen.stopwatch import Facts
-from loadgen.wire.stamps import StampStats
 from loadgen.workload.lengths import fixed
 from loadgen.workload.prompts import PromptSource
 
@@ -31,6 +30,12 @@ class Server(Awaited):
 
     def framed(self, request, _wire):
         return request
+
+    def stamps_taken(self):
+        return StampStats()
+
+    def late(self, seconds):
+        pass
 
     async def perform(self, request, watch, timeout):
         self.begun.append(asyncio.get_running_loop().time())
@@ -135,12 +140,3 @@ def test_one_server_given_twice_is_refused():
     addresses = ["http://h:1", "http://h:2", "http://h:1"]
     with pytest.raises(ConfigError, match="--base-url: http://h:1 is given twice, allowed: each"):
         Fleet([Server(address) for address in addresses])
-
-
-def test_stamps_add_up():
-    one = StampStats(kernel=3, user=1, missing=1, merged=2, delays=array("d", [0.1]))
-    other = StampStats(kernel=4, delays=array("d", [0.2, 0.3]))
-    total = summed([one, other])
-    assert (total.kernel, total.user, total.missing, total.merged) == (7, 1, 1, 2)
-    assert list(total.delays) == [0.1, 0.2, 0.3]
-    assert list(one.delays) == [0.1]

@@ -14,6 +14,7 @@ from loadgen.loops import Closed
 from loadgen.shards.crew import lost
 from loadgen.shards.merge import Merge
 from loadgen.shards.stage import PATIENCE, ShardedStage
+from loadgen.stamp_stats import StampStats
 
 SHARDS = 2
 
@@ -119,7 +120,18 @@ def test_a_window_by_count_is_that_of_all_completions_in_their_order(conduct):
     assert 1.8 < stage.end < 1.8 + 1e-9
     assert windows(crew) == [[1.3, None], [1.3, stage.end]]
     assert stage.counts.outcomes == {"ok": 5}
+    assert stage.counts.stamps is None
     assert crew.answered
+
+
+def test_the_reads_of_all_shards_are_one_statistic(conduct):
+    reads = [StampStats(kernel=30, clock=2e-6), StampStats(kernel=10, missing=1)]
+    ended = [(2.4 + 0.1 * shard, shard, {"done": [2.4 + 0.1 * shard, 6], "stamps": each.to_json()})
+             for shard, each in enumerate(reads)]  # fmt: skip
+    lines = [line for line in BOTH if not (isinstance(line[2], dict) and "done" in line[2])]
+    stage, _, _ = conduct([*lines, *ended], warmup=3, requests=5)
+    stamps = stage.counts.stamps
+    assert (stamps.kernel, stamps.missing, stamps.clock) == (40, 1, 2e-6)
 
 
 def test_a_window_by_time_is_told_as_soon_as_it_opens(conduct):
