@@ -11,20 +11,20 @@ def in_flight(requests, start, end):
     return sum(max(0.0, overlap) for overlap in overlaps) / (end - start)
 
 
-def test_eight_agents_on_one_slot(cli, fake, log_of):
-    url = fake("--slots", "1", "--service-seconds", "0.1")
+def test_sixteen_agents_on_one_slot(cli, fake, log_of):
+    url = fake("--slots", "1", "--service-seconds", "0.05")
     done = cli("loadgen", "run", "--backend", "openai", "--base-url", url, "--metrics-port", "0",
-               "--agents", "8", "--duration", "10", "--json")  # fmt: skip
+               "--agents", "16", "--duration", "5", "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     stage = json.loads(done.stdout)["stages"][0]
     log = log_of(url)
     # Preflight, ramp and drain aside.
-    loaded = log["requests"][-(stage["outcomes"]["ok"] + 8) : -8]
+    loaded = log["requests"][-(stage["outcomes"]["ok"] + 16) : -16]
     service = sum(request["service_seconds"] for request in loaded) / len(loaded)
-    assert log["in_flight_max"] == 8
-    assert in_flight(log["requests"], loaded[8]["arrival"], loaded[-1]["end"]) >= 7.9
+    assert log["in_flight_max"] == 16
+    assert in_flight(log["requests"], loaded[16]["arrival"], loaded[-1]["end"]) >= 15.9
     assert 0.95 <= stage["requests_per_second"] * service <= 1.0
-    assert stage["e2e"]["mean"] == pytest.approx(8 * service, rel=0.05)
+    assert stage["e2e"]["mean"] == pytest.approx(16 * service, rel=0.05)
     assert stage["good"]
 
 
