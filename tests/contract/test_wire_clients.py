@@ -117,28 +117,6 @@ async def test_both_clients_see_the_same(script, endpoint):
     assert seen[0] == seen[1]
 
 
-@stamping
-async def test_cut_at_every_byte_through_a_socket_the_record_is_the_same(stamps):
-    async def answer(writer, number):
-        place = number % len(CHUNKED)
-        writer.write(CHUNKED[:place])
-        await writer.drain()
-        await asyncio.sleep(0)
-        writer.write(CHUNKED[place:])
-        await writer.drain()
-
-    async with (
-        answering(answer) as port,
-        connected(f"http://127.0.0.1:{port}", stamps=stamps) as backend,
-    ):
-        for _ in CHUNKED:
-            facts, watch = await perform(backend)
-            done = record(watch, facts, Ids("r", 1, 1, 0, 0), "measured", time.monotonic())
-            assert (facts.outcome, facts.output_tokens, facts.error) == ("ok", 3, None)
-            assert (done.chunks, len(done.gaps_us), facts.stamps) == (3, 2, stamps)
-            assert done.due <= done.sent <= done.first_token <= done.last_token <= done.ended
-
-
 @clients
 @pytest.mark.parametrize(
     ("answer", "outcome", "says"),
