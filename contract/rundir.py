@@ -62,10 +62,7 @@ class RunWriter:
             self._requests.open()
             self._stages.open()
         except OSError as error:
-            raise ConfigError(
-                f"--output-dir: cannot create a run in '{root}' ({error.strerror}); "
-                "give a folder that can be written"
-            ) from error
+            raise no_place(root, error) from error
         try:
             self._replace_manifest()
         except DataError:
@@ -201,6 +198,14 @@ class Run:
                     f"{record.stage} had {levels[record.stage]}"
                 )
             yield record
+
+
+def no_place(root: Path, error: OSError) -> ConfigError:
+    """The line for a folder in which no run can be created."""
+    return ConfigError(
+        f"--output-dir: cannot create a run in '{root}' ({error.strerror}); "
+        "give a folder that can be written"
+    )
 
 
 def find_run(root: Path, name: str) -> Path:

@@ -31,10 +31,9 @@ def folder_writable(config: RunConfig) -> None:
         trial.mkdir()
         trial.rmdir()
     except OSError as error:
-        raise ConfigError(
-            f"--output-dir: cannot create a run in '{config.output_dir}' ({error.strerror}); "
-            "give a folder that can be written"
-        ) from error
+        from contract.rundir import no_place
+
+        raise no_place(Path(config.output_dir), error) from error
 
 
 def connections_fit(config: RunConfig, flag: str, most: int | None) -> None:
