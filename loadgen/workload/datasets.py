@@ -19,7 +19,7 @@ from typing import Any, TextIO
 from contract.errors import ConfigError, DataError, nearest
 from loadgen.backends.base import Message
 from loadgen.workload.json_array import elements
-from loadgen.workload.line_files import json_lines, opened, read_field, whole
+from loadgen.workload.line_files import json_lines, opened, read_field, tokens
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _ASKING, _ANSWERING = ("human", "user"), ("gpt", "assistant", "chatgpt", "bing", "bard")
@@ -116,7 +116,7 @@ def _words(value: Any) -> str:
 
 
 def _at_least_one(value: Any) -> int:
-    number = whole(value)
+    number = tokens(value)
     if number < 1:
         raise ValueError(value)
     return number

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from contract.errors import ConfigError, DataError
+from loadgen.workload.lengths import MOST
 
 SHOWN = 60
+TOKENS = f"a whole number of tokens, at most {MOST}"
 
 
 @contextmanager
@@ -82,3 +84,10 @@ def whole(value: Any) -> int:
     if number != int(number) or number < 0:
         raise ValueError(value)
     return int(number)
+
+
+def tokens(value: Any) -> int:
+    """A number of tokens that a request can ask for; ValueError otherwise."""
+    if (number := whole(value)) > MOST:
+        raise ValueError(value)
+    return number

@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from contract.errors import ConfigError, DataError, nearest
-from loadgen.workload.line_files import csv_rows, decimal, json_lines, opened, read_field, whole
+from loadgen.workload.line_files import (
+    TOKENS,
+    csv_rows,
+    decimal,
+    json_lines,
+    opened,
+    read_field,
+    tokens,
+)
 
 Unit = Literal["s", "ms", "us", "ns"]
 PER_SECOND: dict[str, int] = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
@@ -117,8 +125,8 @@ def _rows(
     for number, entry in csv_rows(file) if form.csv else json_lines(file, path):
         where = f"{path}:{number}"
         at = read_field(entry, form.time, seconds, where, "a time")
-        prompt = read_field(entry, form.prompt, whole, where, "a whole number of tokens")
-        reply = read_field(entry, form.reply, whole, where, "a whole number of tokens")
+        prompt = read_field(entry, form.prompt, tokens, where, TOKENS)
+        reply = read_field(entry, form.reply, tokens, where, TOKENS)
         if form.skip_empty and reply == 0:
             continue
         session = entry.get(form.session) if form.session else None

@@ -109,6 +109,10 @@ def test_a_byte_order_mark_and_windows_lines_do_no_harm(trace):
         (AZURE.replace("396", "x"), ":3: ContextTokens: 'x' found, expected a whole number"),
         (AZURE.replace("396", "-1"), ":3: ContextTokens: '-1' found"),
         (AZURE.replace("396", "1.5"), ":3: ContextTokens: '1.5' found"),
+        (
+            AZURE.replace("396", "1e30"),
+            ":3: ContextTokens: '1e30' found, expected a whole number of tokens",
+        ),
         (AZURE.replace("18:15:50.9951690", "25:15"), ":3: TIMESTAMP: '2023-11-16 25:15' found"),
         (AZURE + "2023-11-16 18:15:52,5\n", ":5: field 'GeneratedTokens' is missing"),
         (MOONCAKE + "{", ":5: not JSON"),
