@@ -26,7 +26,7 @@ _OVERRIDES = ("address", "port", "gpu_interval", "host_interval", "require_gpu")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    return run(build_parser(), argv)
+    return run(build_parser, argv)
 
 
 def build_parser() -> Parser:

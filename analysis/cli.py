@@ -24,4 +24,4 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `analysis`; returns the exit code."""
-    return run_command(build_parser(), argv)
+    return run_command(build_parser, argv)

@@ -102,8 +102,9 @@ def say(kind: str, text: str, stream: TextIO | None = None) -> None:
     print(f"{kind}: {' '.join(str(text).split())}", file=stream or sys.stderr)
 
 
-def run(parser: Parser, argv: Sequence[str] | None = None) -> int:
-    """Parse and run one command; returns the exit code of the table in docs/exit_codes.md.
+def run(build: Callable[[], Parser], argv: Sequence[str] | None = None) -> int:
+    """Parse by what `build` makes and run one command; returns the exit code of the table in
+    docs/exit_codes.md.
 
     The chosen subparser stores its function as `command`. A closed pipe on stdout ends
     quietly, as for any Unix filter; a full disk behind it is exit 4.
@@ -112,7 +113,7 @@ def run(parser: Parser, argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _on_signal)
     try:
-        code = _command(parser, argv)
+        code = _command(build(), argv)
         sys.stdout.flush()
         return code
     except LabError as error:

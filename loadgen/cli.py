@@ -99,4 +99,4 @@ def show_command(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `loadgen` script."""
-    return run(build_parser(), argv)
+    return run(build_parser, argv)

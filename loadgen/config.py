@@ -88,6 +88,24 @@ class RunConfig(PromptSettings, LoadSettings):
         return levels
 
     @model_validator(mode="after")
+    def _nothing_in_vain(self) -> RunConfig:
+        """What the rest makes void was meant otherwise."""
+        no_trace = self.trace is None
+        void = {
+            "agents": self.open and "arrivals do not wait for agents; see max_concurrency",
+            "burstiness": not self.open and "it is for arrivals at a rate",
+            "prefix_groups": not self.shared_prefix and "there is no shared_prefix",
+            "dataset_type": self.dataset is None and "there is no dataset",
+            "trace_type": no_trace and "there is no trace",
+            "trace_time_unit": no_trace and "there is no trace",
+            "trace_speed": no_trace and "there is no trace",
+        }
+        for name, why in void.items():
+            if why and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: given in vain, {why}")
+        return self
+
+    @model_validator(mode="after")
     def _fits_the_context(self) -> RunConfig:
         """What does not fit is refused or cut by the server, or its context shifts."""
         context = self.backend.num_ctx if isinstance(self.backend, OllamaSettings) else None

@@ -69,7 +69,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it; returns the exit code."""
-    return run(parser(), argv)
+    return run(parser, argv)
 
 
 if __name__ == "__main__":

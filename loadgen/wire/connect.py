@@ -69,5 +69,7 @@ def refusal(error: Exception) -> str:
 
 
 def _of_system(error: OSError) -> str:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "no file descriptor left on this machine: raise ulimit -n"
     refused = isinstance(error, ConnectionRefusedError) or error.errno == errno.ECONNREFUSED
     return "connection refused" if refused else str(error)

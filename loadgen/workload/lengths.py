@@ -20,7 +20,6 @@ ALLOWED = (
     "128, 64..512 (uniform), normal(256,64) (mean, standard deviation), lognormal(256,0.5) "
     "(median, sigma of the logarithm), the last two also within bounds: normal(256,64)[16..1024]"
 )
-ALLOWED_SCENARIOS = "D(480,300), N(480,240)/(300,150) or U(50,100)/(200,250)"
 
 Law = Literal["fixed", "uniform", "normal", "lognormal"]
 
@@ -29,9 +28,6 @@ _LAW = re.compile(
     rf"(normal|lognormal)\({_NUMBER},\s*{_NUMBER}\)(?:\[(\d{{1,9}})\.\.(\d{{1,9}})\])?", re.ASCII
 )
 _RANGE = re.compile(r"(\d{1,9})(?:\.\.(\d{1,9}))?", re.ASCII)
-_SCENARIO = re.compile(
-    r"(?:D\((\d{1,9}),(\d{1,9})\)|([NU])\((\d{1,9}),(\d{1,9})\)/\((\d{1,9}),(\d{1,9})\))", re.ASCII
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,19 +97,6 @@ def parse_lengths(text: str, field: str = "--isl", least: int = 1) -> Lengths:
         raise ConfigError(f"{field}: '{text}' is not understood, allowed: {ALLOWED}")
     _check(lengths, text, field, least)
     return lengths
-
-
-def parse_scenario(text: str, field: str = "--traffic-scenario") -> tuple[Lengths, Lengths]:
-    """Input and output lengths of genai-bench's shorthand: D(in,out), N(mean,std)/(mean,std),
-    U(min,max)/(min,max)."""
-    match = _SCENARIO.fullmatch(text.replace(" ", ""))
-    if match is None:
-        raise ConfigError(f"{field}: '{text}' is not understood, allowed: {ALLOWED_SCENARIOS}")
-    if match[1] is not None:
-        return parse_lengths(match[1], field), parse_lengths(match[2], field)
-    form = "normal({},{})" if match[3] == "N" else "{}..{}"
-    first, second = form.format(match[4], match[5]), form.format(match[6], match[7])
-    return parse_lengths(first, field), parse_lengths(second, field)
 
 
 def _check(lengths: Lengths, text: str, field: str, least: int) -> None:

@@ -181,7 +181,7 @@ def test_two_sources_give_the_same_fit(serve, synthetic_run, tmp_path, past, cap
     coefficients = []
     for source in (["--runs-dir", str(tmp_path / "runs")], ["--from-prometheus", url]):
         output = tmp_path / "fitted.json"
-        assert run(parser, ["fit", *source, "--output", str(output)]) == 0
+        assert run(lambda: parser, ["fit", *source, "--output", str(output)]) == 0
         coefficients.append(json.loads(output.read_text())["models"][0]["coefficients"])
     assert "(prometheus; it holds no verdicts)" in capsys.readouterr().out
     truth, view = coefficients
@@ -274,7 +274,7 @@ def test_an_open_loop_is_shown_and_never_fitted(serve, synthetic_run, past, tmp_
     add_parser(parser.add_subparsers())
     output = tmp_path / "fitted.json"
     argv = ["fit", "--from-prometheus", url, "--output", str(output), "--include-failed-verdicts"]
-    assert run(parser, argv) == 0
+    assert run(lambda: parser, argv) == 0
     assert capsys.readouterr().out.split("no: open loop")[0].splitlines()[-1].split()[0] == "-"
     [entry] = json.loads(output.read_text())["models"]
     points = [(p["agents"], p["requests"], p["used"], p["why"]) for p in entry["points"]]
@@ -287,7 +287,7 @@ def test_a_poisson_interval_is_said_beside_its_point(serve, synthetic_run, past,
     parser = Parser(prog="analysis")
     add_parser(parser.add_subparsers())
     output = tmp_path / "fitted.json"
-    assert run(parser, ["fit", "--from-prometheus", url, "--output", str(output)]) == 0
+    assert run(lambda: parser, ["fit", "--from-prometheus", url, "--output", str(output)]) == 0
     said = capsys.readouterr().out
     assert said.count("yes; Poisson interval, too few scrapes in the window") == 6
     [entry] = json.loads(output.read_text())["models"]
@@ -316,7 +316,7 @@ def test_an_absent_prometheus_ends_with_3_and_says_what_to_start(capsys):
         read(url)
     parser = Parser(prog="analysis")
     add_parser(parser.add_subparsers())
-    assert run(parser, ["fit", "--from-prometheus", url]) == 3
+    assert run(lambda: parser, ["fit", "--from-prometheus", url]) == 3
     assert capsys.readouterr().err.startswith(f"error: Prometheus at {url} does not answer")
 
 

@@ -274,5 +274,5 @@ def test_a_file_with_levels_of_its_own_is_refused(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("request_rate: 5\ngoodput: ttft:200\n")
     arguments = parsed("--config", str(file))
-    with pytest.raises(ConfigError, match="--by: agents given with arrival poisson"):
+    with pytest.raises(ConfigError, match="agents: given in vain, arrivals do not wait for agents"):
         resolve(arguments, grid_of(arguments))

@@ -24,7 +24,7 @@ def fit(tmp_path, capsys):
         parser = Parser(prog="analysis")
         add_parser(parser.add_subparsers())
         output = ["--output", str(tmp_path / "fitted.json")] if "--output" not in argv else []
-        code = run(parser, ["fit", "--runs-dir", str(tmp_path), *output, *map(str, argv)])
+        code = run(lambda: parser, ["fit", "--runs-dir", str(tmp_path), *output, *map(str, argv)])
         return code, *capsys.readouterr()
 
     return call

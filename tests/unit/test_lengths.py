@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from contract.errors import ConfigError
-from loadgen.workload.lengths import Lengths, parse_lengths, parse_scenario
+from loadgen.workload.lengths import parse_lengths
 
 DRAWS = 20_000
 
@@ -57,20 +57,6 @@ def test_a_length_depends_on_seed_purpose_and_number_alone():
     others = {lengths.draw(1, "osl", 7), lengths.draw(2, "isl", 7), lengths.draw(1, "isl", 8)}
     assert lengths.draw(1, "isl", 7) not in others
     assert len(others) == 3
-
-
-def test_the_shorthand_of_genai_bench():
-    assert parse_scenario("D(480,300)") == (Lengths("fixed", 480, 480), Lengths("fixed", 300, 300))
-    assert parse_scenario("N(480,240)/(300,150)") == (
-        parse_lengths("normal(480,240)"),
-        parse_lengths("normal(300,150)"),
-    )
-    assert parse_scenario("U(50, 100)/(200, 250)") == (
-        parse_lengths("50..100"),
-        parse_lengths("200..250"),
-    )
-    with pytest.raises(ConfigError, match=r"'D\(1\)' is not understood, allowed: D\(480,300\)"):
-        parse_scenario("D(1)")
 
 
 @pytest.mark.parametrize(
