@@ -14,7 +14,7 @@ def in_flight(requests, start, end):
 def test_sixteen_agents_on_one_slot(cli, fake, log_of):
     url = fake("--slots", "1", "--service-seconds", "0.05")
     done = cli("loadgen", "run", "--backend", "openai", "--base-url", url, "--metrics-port", "0",
-               "--agents", "16", "--duration", "5", "--json")  # fmt: skip
+               "--agents", "16", "--duration", "5", "--osl", "4", "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     stage = json.loads(done.stdout)["stages"][0]
     log = log_of(url)
@@ -31,7 +31,7 @@ def test_sixteen_agents_on_one_slot(cli, fake, log_of):
 def test_three_slots_are_found_as_a_hinge_at_three(cli, fake, tmp_path):
     url = fake("--slots", "3", "--service-seconds", "0.1")
     run = cli("loadgen", "run", "--backend", "openai", "--base-url", url, "--metrics-port", "0",
-              "--agents", "1..8", "--duration", "3", "--json")  # fmt: skip
+              "--agents", "1..8", "--duration", "3", "--osl", "4", "--json")  # fmt: skip
     assert run.returncode == 0, run.stderr
     done = cli("analysis", "fit", "--run", "runs/latest", "--json")
     assert done.returncode == 0, done.stderr
