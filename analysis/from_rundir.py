@@ -155,7 +155,7 @@ def _row(run: Run, stage: Stage, counted: Counted) -> StageRow:
         block_counts=split_instants(counted.instants, stage.start, stage.end, blocks),
         block_seconds=seconds / blocks,
         verdicts=tuple(stage.verdicts),
-        good=stage.good,
+        good=stage.whole,
         why=_why(stage),
         repeat=stage.key.repeat,
     )
@@ -186,7 +186,7 @@ def _counts(outcomes: dict[str, int]) -> str:
 
 
 def _why(stage: Stage) -> str:
-    failed = [verdict.name for verdict in stage.verdicts if verdict.checked and not verdict.ok]
+    failed = stage.failed
     reasons = [f"failed {', '.join(failed)}"] if failed else []
     return "; ".join([*reasons, *([] if stage.complete else ["cut short"])])
 

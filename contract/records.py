@@ -176,6 +176,10 @@ class StageKey:
         return f"{self.agents} agents"
 
 
+# Verdicts that doubt instants within a request, its first token and the gaps, and no more.
+WITHIN = {"generator"}
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """One honest doubt about a stage: what was seen against the limit it was held to.
@@ -244,7 +248,17 @@ class Stage:
     @property
     def good(self) -> bool:
         """True when no check that could be made failed."""
-        return self.complete and all(v.ok for v in self.verdicts if v.checked)
+        return self.complete and not self.failed
+
+    @property
+    def failed(self) -> list[str]:
+        """The names of the checks that failed."""
+        return [v.name for v in self.verdicts if v.checked and not v.ok]
+
+    @property
+    def whole(self) -> bool:
+        """True when nothing that failed is about whole requests: their number and duration."""
+        return self.complete and set(self.failed) <= WITHIN
 
     def to_json(self) -> dict[str, Any]:
         """The stage as a plain dict."""

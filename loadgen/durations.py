@@ -54,7 +54,11 @@ class Durations:
     def coarse(self, seconds: float, times: int = 1) -> None:
         """Take a duration to three significant figures, so many times: then ever more of them
         need no more than some 900 entries per power of ten."""
-        self._counts[round(float(f"{seconds * 1e6:.3g}"))] += times
+        microseconds = round(seconds * 1e6)
+        if microseconds >= 1000:
+            step = 10 ** (len(str(microseconds)) - 3)
+            microseconds = (microseconds + step // 2) // step * step
+        self._counts[microseconds] += times
 
     @property
     def distinct(self) -> int:

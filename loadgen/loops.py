@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 from contract.shards import WHOLE, Part
 from loadgen.engine import Ready, StageRun
 from loadgen.stopwatch import Facts, Stopwatch
-from loadgen.ticker import tick
+from loadgen.ticker import Ticking
 from loadgen.workload.arrivals import shard
 
 # A failing target must not be hammered: an agent waits this long, doubled up to the last.
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 AHEAD = 32  # arrivals prepared beforehand
+SOON = 0.0001  # seconds before one is due in which none is prepared
 AT_ONCE = 8  # agents that begin in one turn of the event loop
 
 Think = Callable[[int, int], float]
@@ -134,10 +135,9 @@ class Open:
         sent, and cancelled.
         """
         most = None if self.most is None else self.part.share(self.most)
-        arrivals = _Arrivals(stage, most)
-        own = shard(self.dues, *self.part)
+        arrivals = _Arrivals(stage, shard(self.dues, *self.part), most)
         try:
-            await tick(arrivals.schedule(own), arrivals.due, stage.clock, stage.origin)
+            await arrivals.ticking.run(stage.origin)
             await stage.emptied()
         finally:
             arrivals.turn_away()
@@ -146,14 +146,17 @@ class Open:
 class _Arrivals:
     """What is due next, prepared beforehand, and those that wait for a place."""
 
-    def __init__(self, stage: StageRun, most: int | None) -> None:
+    def __init__(
+        self, stage: StageRun, dues: Iterator[tuple[int, float]], most: int | None
+    ) -> None:
         self._stage = stage
         self._most = most
         self._next: Ready | None = None
         self._ahead: deque[tuple[int, float, Ready | None]] = deque()
         self._waiting: deque[tuple[int, float, Ready | None]] = deque()
+        self.ticking = Ticking(self._schedule(dues), self._due, stage.clock)
 
-    def schedule(self, dues: Iterator[tuple[int, float]]) -> Iterator[tuple[int, float]]:
+    def _schedule(self, dues: Iterator[tuple[int, float]]) -> Iterator[tuple[int, float]]:
         """Number and instant of each; walking on prepares what comes, so that several that are
         due at once are only sent."""
         while self._look_ahead(dues):
@@ -161,10 +164,10 @@ class _Arrivals:
             yield number, due
 
     def _look_ahead(self, coming: Iterator[tuple[int, float]]) -> bool:
-        """Prepare up to two more, unless it is time to send; whether anything is to come."""
+        """Prepare up to two more, unless it is nearly time to send; whether anything is to come."""
         stage, ahead = self._stage, self._ahead
         for _ in range(2):
-            if ahead and (len(ahead) >= AHEAD or ahead[0][1] <= stage.clock()):
+            if ahead and (len(ahead) >= AHEAD or ahead[0][1] <= stage.clock() + SOON):
                 break
             if (found := next(coming, None)) is None:
                 break
@@ -174,7 +177,7 @@ class _Arrivals:
             ahead.append((number, stage.began + due, ready))
         return bool(ahead)
 
-    def due(self, number: int, due: float) -> None:
+    def _due(self, number: int, due: float) -> None:
         """Send it, or let it wait for a place."""
         if self._most is not None and len(self._stage.flights) >= self._most:
             self._waiting.append((number, due, self._next))
@@ -192,6 +195,7 @@ class _Arrivals:
     def _landed(self, _outcome: str, _now: float) -> None:
         if self._waiting and not self._stage.over:
             self._send(*self._waiting.popleft())
+        self.ticking.look()
 
     def _send(self, number: int, due: float, ready: Ready | None) -> None:
         self._stage.send(due, ready or self._stage.prepare(0, number), self._landed)

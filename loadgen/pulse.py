@@ -15,7 +15,7 @@ from collections.abc import Callable
 from loadgen.ticker import set_timer, timerfd
 
 # Seconds. Ten gaps of a round number are no multiple of it, so it does not fall in step with them.
-INTERVAL = 0.0019
+INTERVAL = 0.0037
 LOOP_INTERVAL = 0.010  # of a loop's own timer, which costs more and says less
 MOST = 1000  # delays told of one standstill, evenly spread over it
 

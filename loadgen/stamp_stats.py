@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from loadgen.durations import Durations
 
-SAMPLES = 16_384  # delays kept one by one; beyond, every second, then every fourth …
+SAMPLES = 4096  # delays kept one by one; beyond, every second, then every fourth …
 
 
 @dataclass(slots=True)

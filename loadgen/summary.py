@@ -27,7 +27,7 @@ DEFINITIONS = {
     "icl": "gaps between chunks, seconds",
     "tokens_per_chunk": "generated tokens / chunks with content",
     "send_lag": "sent - due, seconds: the generator's own lateness",
-    "loop_lag": "how late the generator's event loop answered a kernel timer of 1.9 ms, every "
+    "loop_lag": "how late the generator's event loop answered a kernel timer of 3.7 ms, every "
     "expiration counted, seconds to three significant figures",
     "generator": "the load generator's own error: declared is its bound for the p99 of the error "
     "of a first token and of a gap, seconds",

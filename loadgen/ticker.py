@@ -47,13 +47,7 @@ async def tick(
     with its own due. `origin` is `time.monotonic()` at the clock's zero; without it the loop's
     timer is used. Returns after the last call; what `on_due` raises ends it; cancelling stops.
     """
-    ticking = _Ticking(iter(schedule), on_due, clock)
-    alarm = ticking.alarm = open_alarm(ticking.ring, clock, origin)
-    try:
-        ticking.ring()
-        await ticking.over
-    finally:
-        alarm.close()
+    await Ticking(iter(schedule), on_due, clock).run(origin)
 
 
 async def wait_until(instant: float, clock: Clock, origin: float | None = None) -> None:
@@ -152,28 +146,50 @@ def _libc() -> Any:
 _LIBRARY: Any = None
 
 
-class _Ticking:
-    """One pass over a schedule."""
+class Ticking:
+    """One pass over a schedule; what `tick` does, and looking between two rings."""
 
     def __init__(self, schedule: Iterator[tuple[int, float]], on_due: OnDue, clock: Clock) -> None:
-        self.alarm: Alarm | None = None
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._schedule, self._on_due, self._clock = schedule, on_due, clock
         self._next = next(schedule, None)
+        self._alarm: Alarm | None = None
+        self._calling = False
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def ring(self) -> None:
-        """Call what is due, then set the alarm for what comes next."""
-        if self.over.done():
+    async def run(self, origin: float | None = None) -> None:
+        """To its end."""
+        self._alarm = open_alarm(self._ring, self._clock, origin)
+        try:
+            self._ring()
+            await self._over
+        finally:
+            self._alarm.close()
+            self._alarm = None
+
+    def look(self) -> None:
+        """Call at once what is due already: whoever does much in one turn of the event loop lets
+        the schedule go first with it."""
+        if self._alarm is None or self._calling or self._next is None:
             return
+        if self._next[1] <= self._clock():
+            self._ring()
+
+    def _ring(self) -> None:
+        """Call what is due, then set the alarm for what comes next."""
+        if self._over.done():
+            return
+        self._calling = True
         try:
             self._call_what_is_due()
         except BaseException as error:  # noqa: BLE001  # goes to whoever awaits the ticking
-            self.over.set_exception(error)
+            self._over.set_exception(error)
             return
+        finally:
+            self._calling = False
         if self._next is None:
-            self.over.set_result(None)
-        elif self.alarm is not None:
-            self.alarm.set(self._next[1])
+            self._over.set_result(None)
+        elif self._alarm is not None:
+            self._alarm.set(self._next[1])
 
     def _call_what_is_due(self) -> None:
         for _ in range(MOST_AT_ONCE):

@@ -147,9 +147,13 @@ class Connection(asyncio.Protocol):
 
     def _end(self) -> None:
         over = self._over
+        self._count(len(self.answer.reads))
         self._rest()
         if over is not None:
             over(self)
+
+    def _count(self, reads: int) -> None:
+        """The reads of an answer, once it is there: ours were counted as they came."""
 
     def _rest(self) -> None:
         """Between exchanges: whatever comes is looked at."""
@@ -231,18 +235,14 @@ class StampedConnection(Connection):
         self._read(data)
         self._left -= len(data)
         if self._left <= 0 or data.endswith(b"\r\n\r\n") or len(data) < 4:
+            stats = self._stats
+            stats.skip -= 1
+            if stats.skip <= 0 and self._over is not None:
+                stats.sample(monotonic() - instant)
             self._look()
 
-    def _look(self) -> None:
-        stats = self._stats
-        stats.skip -= 1
-        if stats.skip <= 0 and self._over is not None:
-            stats.sample(monotonic() + self._shift - self._marks[-1])
-        super()._look()
-
-    def _end(self) -> None:
-        self._stats.kernel += len(self.answer.reads)
-        super()._end()
+    def _count(self, reads: int) -> None:
+        self._stats.kernel += reads
 
     def _shut(self) -> None:
         self._loop.remove_reader(self._socket.fileno())

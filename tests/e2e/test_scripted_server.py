@@ -25,7 +25,10 @@ def test_sixteen_agents_on_one_slot(cli, fake, log_of):
     assert in_flight(log["requests"], loaded[16]["arrival"], loaded[-1]["end"]) >= 15.9
     assert 0.95 <= stage["requests_per_second"] * service <= 1.0
     assert stage["e2e"]["mean"] == pytest.approx(16 * service, rel=0.05)
-    assert stage["good"]
+    # A busy machine may rightly make it doubt its first tokens.
+    failed = {verdict["name"] for verdict in stage["verdicts"] if not verdict["ok"]}
+    assert stage["complete"]
+    assert failed <= {"generator"}
 
 
 def test_three_slots_are_found_as_a_hinge_at_three(cli, fake, tmp_path):

@@ -69,6 +69,17 @@ def test_a_failed_verdict_is_named(synthetic_run, tmp_path):
     assert rows[2].why == "failed little"
 
 
+def test_a_doubt_about_first_tokens_and_gaps_leaves_whole_requests_to_the_fit(
+    synthetic_run, tmp_path
+):
+    path = synthetic_run(failing=[3]).write(tmp_path)
+    stages = path / "stages.jsonl"
+    stages.write_text(stages.read_text().replace('"little"', '"generator"'))
+    assert [row.good for row in table(path).levels] == [True] * 6
+    (doubted,) = [stage for stage in Run.open(path).stages if stage.failed]
+    assert (doubted.good, doubted.whole, doubted.failed) == (False, True, ["generator"])
+
+
 def test_a_line_cut_by_a_crash_is_dropped_and_said_so(synthetic_run, tmp_path):
     path = synthetic_run(levels=(1, 2, 4), finished=2, status="running").write(tmp_path)
     with (path / "requests.jsonl").open("ab") as file:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from loadgen.ticker import RESOLUTION, tick, timerfd, wait_until
+from loadgen.ticker import RESOLUTION, Ticking, tick, timerfd, wait_until
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="timerfd is Linux's")
 
@@ -101,6 +101,47 @@ def test_what_a_call_raises_ends_the_ticking(run, timebase):
     with pytest.raises(OSError, match="no space left"):
         run(tick(((n, 0.001 * n) for n in range(9)), third_fails, clock, origin))
     assert seen == [0, 1, 2]
+
+
+def test_a_look_between_two_rings_calls_what_is_due_by_then_and_nothing_else(run):
+    now, seen = [0.0], []
+
+    async def looked():
+        dues = enumerate([0.0, 5.0, 5.0, 1e6])
+        ticking = Ticking(dues, lambda number, _due: seen.append(number), lambda: now[0])
+        ticking.look()  # it does not run yet
+        running = asyncio.ensure_future(ticking.run())
+        await asyncio.sleep(0)
+        ticking.look()
+        before = list(seen)
+        now[0] = 5.5
+        ticking.look()
+        after = list(seen)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        now[0] = 2e6
+        ticking.look()  # nor any more
+        return before, after
+
+    assert run(looked()) == ([0], [0, 1, 2])
+    assert seen == [0, 1, 2]
+
+
+def test_a_look_from_within_a_call_waits_for_the_calls_end(run, timebase):
+    clock, origin = timebase
+    order = []
+
+    async def nested():
+        def on_due(number, _due):
+            order.append(f"begin {number}")
+            ticking.look()
+            order.append(f"end {number}")
+
+        ticking = Ticking(enumerate([-2.0, -1.0, -1.0]), on_due, clock)
+        await ticking.run(origin)
+
+    run(nested())
+    assert order == [f"{what} {n}" for n in range(3) for what in ("begin", "end")]
 
 
 @linux
