@@ -200,11 +200,11 @@ class Verdict:
 class GeneratorError:
     """What the load generator itself may have added to the instants of one stage, in seconds.
 
-    `stamp_delay` is the time from an arrival at the kernel until this process read it; with
-    kernel stamps it does not shift an instant, and without them nobody can see it but through
-    the loop's lag. `merged` reads held more than one arrival under one stamp. `declared` is the
-    bound stated for the p99 of the error of a first token and of a gap: the true one is not
-    above it.
+    `stamp_delay` is the time from an arrival at the kernel until this process read it; without
+    kernel stamps it is a timer's about the time of each read. It does not shift an instant that
+    the kernel stamped, but for those `merged` arrivals that were read together with the one
+    before. `declared` is the bound stated for the p99 of the error of a first token and of a
+    gap: the true one is not above it; None where nobody knows.
     """
 
     declared: float | None = None
