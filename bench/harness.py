@@ -342,7 +342,7 @@ def loadgen(
 
     def last_byte(task: Task, truth: Truth) -> int:
         epoch = epoch_of(task.run_directory, truth)
-        seen = (record.get("last_token", 0.0) for record in records_of(task.run_directory))
+        seen = (record.get("last_token") or 0.0 for record in records_of(task.run_directory))
         return int((epoch + max(seen)) * 1e9)
 
     return Client(" ".join(["loadgen", *more]), command, last_byte)

@@ -15,7 +15,7 @@ from loadgen.stamp_stats import StampStats
 from loadgen.tally import Tally
 
 # Seconds: what lies between a system call and the clock read beside it, on either way.
-PATH = 0.0001
+PATH = 0.0002
 LEAST_LIMIT, LIMIT_SHARE = 0.001, 0.05
 # A gap lies between two arrivals: what is true of so few of them is true of few gaps.
 FEW_ARRIVALS, FEW_FIRST = 0.005, 0.01

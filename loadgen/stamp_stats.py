@@ -17,8 +17,8 @@ class StampStats:
     """Who stamped the reads of one or of several clients, and how late bytes were read.
 
     `delays` are seconds from the kernel's stamp until this process had the bytes, of the reads
-    at which answers begin and end. `waits` are those of a timer about the time of each read that
-    this process stamped itself, `first_waits` about the time of each first read of an answer.
+    at which answers begin and end. `waits` bound those of each read that this process stamped
+    itself, by a timer seen before and after it, `first_waits` those of each first read.
     `clock` is how far the wall clock was seen to move against ours, with the width of looking.
     """
 
@@ -45,11 +45,12 @@ class StampStats:
             self._stride *= 2
 
     def late(self, seconds: float) -> None:
-        """A timer was seen so late. What was read since the last time may have waited as long,
-        or as long as the timer had then."""
+        """A timer was seen so late. What was read since the last time has its turn of the loop
+        elsewhere in it: it may have waited through parts of this one and of the last, and no
+        longer than both together."""
         reads, firsts = self._timed
         self._timed = self.user, self.firsts
-        longest, self._longest = max(seconds, self._longest), seconds
+        longest, self._longest = seconds + self._longest, seconds
         if self.user > reads:
             self.waits.coarse(longest, self.user - reads)
         if self.firsts > firsts:
