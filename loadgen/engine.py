@@ -110,6 +110,7 @@ class Flight:
     def landed(self, facts: Facts) -> None:
         """It has ended: record it, and let its load go on."""
         stage = self.stage
+        stage.between()
         if self not in stage.flights:
             return  # given up before
         stage.flights.discard(self)
@@ -141,7 +142,8 @@ class Flight:
 class StageRun(Windowed):
     """A stage whose requests this process sends, from the instant `due` on, or at once.
 
-    `origin` is `time.monotonic()` at the clock's zero, where the clock is that one.
+    `origin` is `time.monotonic()` at the clock's zero, where the clock is that one. `between` is
+    called between two pieces of work that take long: a load that has something to send does it.
     """
 
     backend: Backend
@@ -149,6 +151,7 @@ class StageRun(Windowed):
     origin: float | None = None
     due: float | None = None
     flights: set[Flight] = field(default_factory=set)
+    between: Callable[[], None] = lambda: None
     _stamped: Stamped | None = None
     _aborted: asyncio.Event = field(default_factory=asyncio.Event)
     _emptied: asyncio.Event = field(default_factory=asyncio.Event)

@@ -136,6 +136,7 @@ class Open:
         """
         most = None if self.most is None else self.part.share(self.most)
         arrivals = _Arrivals(stage, shard(self.dues, *self.part), most)
+        stage.between = arrivals.ticking.look
         try:
             await arrivals.ticking.run(stage.origin)
             await stage.emptied()

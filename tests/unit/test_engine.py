@@ -259,6 +259,31 @@ def test_arrivals_are_prepared_ahead_and_each_once(jump):
     assert set(ahead) == {AHEAD}
 
 
+def test_what_became_due_while_an_answer_was_read_is_sent_before_its_record(jump):
+    order = []
+
+    async def run():
+        loop, source, busy = asyncio.get_running_loop(), PromptSource(0, fixed(8), fixed(1)), [0.0]
+        clock = lambda: loop.time() + busy[0]  # noqa: E731
+
+        class Slow(Held):
+            def begin(self, prepared, watch, timeout, landing):
+                order.append(f"sent {landing.ids.seq}")
+                loop.call_later(0.1, self.land, landing)
+                return self.cancel
+
+            def land(self, landing):
+                busy[0] += 1.0  # so long reading the answer took
+                landing.landed(Facts("ok", content=()))
+
+        plan = plan_of(Open([0.0, 0.5]), 0, 0)
+        emit = lambda record: order.append(f"recorded {record.seq}")  # noqa: E731
+        await StageRun("r", plan, clock, emit, Slow(), source).drive()
+
+    jump(run())
+    assert order == ["sent 0", "sent 1", "recorded 0", "recorded 1"]
+
+
 def test_requests_that_landed_leave_nothing_to_collect(jump):
     async def run():
         loop, source = asyncio.get_running_loop(), PromptSource(0, fixed(8), fixed(1))
