@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from contract.config import StrictModel, load_yaml, validate
+from contract.config import StrictModel, validate
+from contract.yaml_file import load_yaml
 
 
 class SidecarConfig(StrictModel):

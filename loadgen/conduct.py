@@ -27,7 +27,7 @@ from loadgen.facts import manifest_of
 from loadgen.goodput import parse_goodput
 from loadgen.journal import Journal
 from loadgen.observe import Observer
-from loadgen.quiet import quiet
+from loadgen.quiet import quiet, thaw
 from loadgen.replies import source_for
 from loadgen.signals import handled
 from loadgen.stages import Course, Levels, stage_of
@@ -237,6 +237,7 @@ class Conduct:
         if self._crew is not None:
             self._crew.check()
         self._course.ended(stage, done, tally)
+        thaw()
 
     async def _reset_cache(self, stage: int) -> None:
         """Empty the server's prefix cache, or say once that it cannot be done."""

@@ -28,7 +28,7 @@ from loadgen.workload.prompts import LEAST_TOKENS
 class RunConfig(PromptSettings, LoadSettings):
     """One run: every level of `agents` (or every rate) is a stage, `repeats` times over."""
 
-    backend: Settings = HfSettings()
+    backend: Settings = Field(default_factory=HfSettings)
     model: str | None = None
     hardware: str | None = None  # what the server runs on, where that is not this machine
     agents: tuple[int, ...] = (1, 2, 4, 8)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from contract.commandline import Parser, integer, number
 from contract.errors import ConfigError, SloError
 from loadgen import conduct_flags, door, flags, run_command
+from loadgen.quiet import loading
 
 if TYPE_CHECKING:
     from loadgen.conduct import Conduct
@@ -100,9 +101,9 @@ def resolve(arguments: argparse.Namespace, grid: Grid) -> RunConfig:
     return config
 
 
-def command(arguments: argparse.Namespace) -> int:
-    """Search, print, and say how it ended: 0, or 128 + the signal. SloError: nothing found."""
-    grid = grid_of(arguments)
+@loading()
+def _admitted(arguments: argparse.Namespace, grid: Grid) -> RunConfig:
+    """The configuration, where nothing speaks against a search."""
     config = resolve(arguments, grid)
     door.files_there(config)
     door.folder_writable(config)
@@ -110,6 +111,13 @@ def command(arguments: argparse.Namespace) -> int:
         door.connections_fit(config, "--max-concurrency", config.max_concurrency)
     else:
         door.connections_fit(config, "--max", round(grid.level(grid.last)))
+    return config
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """Search, print, and say how it ended: 0, or 128 + the signal. SloError: nothing found."""
+    grid = grid_of(arguments)
+    config = _admitted(arguments, grid)
     from loadgen import find_report
     from loadgen.find import Rules
     from loadgen.find_course import Search
@@ -130,12 +138,9 @@ def command(arguments: argparse.Namespace) -> int:
 
 def _search(config: RunConfig, search: Search, *, as_json: bool) -> int:
     from loadgen import find_report
-    from loadgen.backends import BACKENDS
-    from loadgen.conduct import Conduct
     from loadgen.console import said
 
-    backend = BACKENDS[config.backend.kind].build(config)
-    conduct = Conduct(config, backend, said, course=search)
+    conduct = run_command.conduct_of(config, search)
 
     def progress(line: str) -> None:
         conduct.said(line)  # which changes once a terminal is watched

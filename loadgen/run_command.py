@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from contract.commandline import Parser
 from contract.errors import ConfigError, nearest
 from loadgen import conduct_flags, door, flags
+from loadgen.quiet import loading
 
 if TYPE_CHECKING:
     from loadgen.conduct import Conduct
     from loadgen.config import RunConfig
+    from loadgen.stages import Course
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
@@ -45,11 +47,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
 
 def resolve(arguments: argparse.Namespace) -> RunConfig:
     """YAML and flags merged as plain dicts, validated once."""
-    from contract.config import load_yaml, validate
+    from contract.config import validate
     from loadgen.config import RunConfig
 
     file = getattr(arguments, "config", None)
-    document: dict[str, Any] = load_yaml(Path(file)) if file else {}
+    document = _document(file)
     _name_backend(arguments.backend, document, file)
     given = {flag for flag in ("duration", "request_count") if getattr(arguments, flag, None)}
     if len(given) == 1:  # a stop given as a flag replaces the other kind of stop in the file
@@ -59,6 +61,15 @@ def resolve(arguments: argparse.Namespace) -> RunConfig:
         if value is not None:
             _put(document, name, _read(name, value))
     return validate(RunConfig, document, where=file or "")
+
+
+def _document(file: str | None) -> dict[str, Any]:
+    """What a file says; nothing where there is none."""
+    if not file:
+        return {}
+    from contract.yaml_file import load_yaml
+
+    return load_yaml(Path(file))
 
 
 def _name_backend(given: str | None, document: dict[str, Any], file: str | None) -> None:
@@ -122,24 +133,15 @@ def _put(document: dict[str, Any], name: str, value: Any) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Run, print, and say how it ended: 0, or 128 + the signal."""
-    config = resolve(arguments)
-    door.files_there(config)
-    door.folder_writable(config)
-    if config.open:
-        door.connections_fit(config, "--max-concurrency", config.max_concurrency)
-    else:
-        door.connections_fit(config, "--agents", max(config.agents))
+    config = _admitted(arguments)
     if arguments.dry_run:
         from loadgen.dry_run import show
 
         return show(config, as_json=arguments.json)
-    from loadgen.backends import BACKENDS
-    from loadgen.conduct import Conduct
+    conduct = conduct_of(config)
     from loadgen.console import said
     from loadgen.summary import run_summary, table
 
-    backend = BACKENDS[config.backend.kind].build(config)
-    conduct = Conduct(config, backend, said)
     try:
         drive(conduct)
     finally:
@@ -152,6 +154,30 @@ def command(arguments: argparse.Namespace) -> int:
         if conduct.path is not None:
             said(f"run directory: {conduct.path}")
     return 0 if conduct.interrupted is None else 128 + conduct.interrupted
+
+
+@loading()
+def _admitted(arguments: argparse.Namespace) -> RunConfig:
+    """The configuration, where nothing speaks against a run."""
+    config = resolve(arguments)
+    door.files_there(config)
+    door.folder_writable(config)
+    if config.open:
+        door.connections_fit(config, "--max-concurrency", config.max_concurrency)
+    else:
+        door.connections_fit(config, "--agents", max(config.agents))
+    return config
+
+
+@loading()
+def conduct_of(config: RunConfig, course: Course | None = None) -> Conduct:
+    """A run that has not begun."""
+    from loadgen.backends import BACKENDS
+    from loadgen.conduct import Conduct
+    from loadgen.console import said
+
+    backend = BACKENDS[config.backend.kind].build(config)
+    return Conduct(config, backend, said, course=course)
 
 
 def drive(conduct: Conduct) -> None:

@@ -25,6 +25,7 @@ from loadgen.config import RunConfig
 from loadgen.engine import StageRun
 from loadgen.event_loop import runner
 from loadgen.journal import Journal
+from loadgen.quiet import thaw
 from loadgen.replies import source_for
 from loadgen.shards.link import Link, Message, connected
 from loadgen.stages import plans
@@ -132,6 +133,7 @@ class Shard:
             self._link.say({"error": [error.exit_code, str(error)]})
         finally:
             beating.cancel()
+            thaw()
 
     async def _beats(self) -> None:
         while True:

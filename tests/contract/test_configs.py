@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from contract.config import load_yaml, validate
+from contract.config import validate
+from contract.yaml_file import load_yaml
 from loadgen.cli import main
 from loadgen.config import RunConfig
 
