@@ -12,6 +12,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
 from contract.shape import conform
+from contract.words import number_of
 
 # History of the schema. Every version stays readable; tests/golden/runs holds a run of each.
 #   1  2026-11-20  first version
@@ -172,8 +173,8 @@ class StageKey:
     def level(self) -> str:
         """The load as a reader says it: `8 agents`, `2.5 requests/s`."""
         if self.request_rate is not None:
-            return f"{self.request_rate:g} requests/s"
-        return f"{self.agents} agents"
+            return f"{number_of(self.request_rate, 'request')}/s"
+        return number_of(self.agents, "agent")
 
 
 # Verdicts that doubt instants within a request, its first token and the gaps, and no more.

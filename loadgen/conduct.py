@@ -20,6 +20,7 @@ from contract.errors import DataError, LostError, TargetError
 from contract.exporter import Instruments, MetricsServer
 from contract.records import Manifest, RequestRecord, RunStatus
 from contract.rundir import REQUESTS, RunWriter
+from contract.words import number_of
 from loadgen.backends.base import Backend, Target
 from loadgen.config import RunConfig
 from loadgen.engine import Source, StagePlan, StageRun
@@ -149,7 +150,7 @@ class Conduct:
         self._observer = Observer(instruments, manifest)
         self.path = self._writer.path
         self.progress.stages = len(planned)
-        stages = f"{len(planned)} stages" if planned else "stages as the search wants them"
+        stages = number_of(len(planned), "stage") if planned else "stages as the search wants them"
         if self._crew is not None:
             stages += f" on {self._crew.shards} shards"
         self.said(

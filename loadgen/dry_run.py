@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from contract.text_table import render
+from contract.words import number_of
 from loadgen.config import RunConfig
 from loadgen.engine import Source, StagePlan
 from loadgen.expected import Ahead, PerRequest, per_request, stages_ahead
@@ -73,13 +74,13 @@ def heading(config: RunConfig, stages: Sequence[Ahead], search: dict[str, Any] |
     """What is driven, and how many stages of it."""
     what = f"{_model(config)} on {config.backend.kind}"
     if search is None:
-        return [f"{what}, {len(stages)} stage{'s' if len(stages) > 1 else ''}"]
+        return [f"{what}, {number_of(len(stages), 'stage')}"]
     levels = ", ".join(f"{level:g}" for level in search["levels"])
     return [
         f"{what}: the most {search['unit']} at which {search['attainment']:g} of the requests "
         f"meet {search['goodput']}",
         f"{levels} as long as they are met, then halving what lies between, down to "
-        f"{search['step']:g}: {search['most_stages']} stages at most; the first:",
+        f"{search['step']:g}: {number_of(search['most_stages'], 'stage')} at most; the first:",
     ]
 
 
@@ -185,7 +186,7 @@ def _row(stage: Ahead) -> list[str]:
 
 
 def _warmup(plan: StagePlan) -> str:
-    count = f"{plan.warmup} request{'s' if plan.warmup != 1 else ''}" if plan.warmup else ""
+    count = number_of(plan.warmup, "request") if plan.warmup else ""
     seconds = f"{plan.warmup_seconds:g} s" if plan.warmup_seconds else ""
     return ", ".join(part for part in (count, seconds) if part) or "-"
 
@@ -194,7 +195,7 @@ def _window(plan: StagePlan, seconds: float) -> str:
     if plan.seconds is not None:
         return f"{plan.seconds:g} s"
     if plan.requests is not None:
-        return f"{plan.requests} request{'s' if plan.requests != 1 else ''}"
+        return number_of(plan.requests, "request")
     return f"arrivals, {seconds:g} s" if math.isfinite(seconds) else "arrivals without end"
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from contract.words import number_of
 from loadgen.config import RunConfig
 from loadgen.engine import Source, StagePlan
 from loadgen.loops import Open
@@ -85,7 +86,9 @@ def per_request(config: RunConfig, source: Source) -> PerRequest:
     """The tokens of one request, from a file's own sums or from the laws of lengths."""
     if isinstance(source, TraceSource):
         rows, total = len(source.rows), trace_tokens(source)
-        return PerRequest(total[0] / rows, total[1] / rows, f"means over {rows} requests traced")
+        return PerRequest(
+            total[0] / rows, total[1] / rows, f"means over {number_of(rows, 'request')} traced"
+        )
     if isinstance(source, DatasetSource):
         return _of_a_dataset(config, source)
     isl, osl = parse_lengths(config.isl), parse_lengths(config.osl)
@@ -131,8 +134,8 @@ def _of_a_dataset(config: RunConfig, source: DatasetSource) -> PerRequest:
     drawn = parse_lengths(config.osl).mean
     asked = [sample.output_tokens or drawn for sample in samples]
     says = (
-        f"means over {len(samples)} prompts of {words} words in all, each after {ahead} of ours, "
-        f"asking for {math.fsum(asked):.6g} tokens"
+        f"means over {number_of(len(samples), 'prompt')} of {number_of(words, 'word')} in all, "
+        f"each after {ahead} of ours, asking for {math.fsum(asked):.6g} tokens"
     )
     return PerRequest(ahead + words / len(samples), math.fsum(asked) / len(samples), says)
 

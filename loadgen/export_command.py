@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from contract.commandline import Parser, integer, say
 from contract.errors import ConfigError, DataError
+from contract.words import number_of
 
 if TYPE_CHECKING:
     from contract.records import Stage
@@ -136,12 +137,7 @@ def _close(run: Run, arguments: argparse.Namespace, only: Sequence[str], into: P
 def _vllm(run: Run, arguments: argparse.Namespace) -> list[Path]:
     from loadgen.files.export_vllm import document, file_name
 
-    stages = [s for s in run.stages if arguments.stage in (None, s.stage) and s.end > s.start]
-    if not stages:
-        known = ", ".join(str(stage.stage) for stage in run.stages) or "none"
-        raise ConfigError(
-            f"--stage: {arguments.stage or 'none'} is no finished stage, finished: {known}"
-        )
+    stages = _measured(run, arguments.stage)
     given = Path(arguments.output) if arguments.output else run.path
     if _names_a_file(given) and len(stages) > 1:
         raise ConfigError(
@@ -165,6 +161,25 @@ def _vllm(run: Run, arguments: argparse.Namespace) -> list[Path]:
         _write(file, found)
         made.append(file)
     return made
+
+
+def _measured(run: Run, wanted: int | None) -> list[Stage]:
+    """The stages with a window, or the one of them that is `wanted`. DataError of a run without
+    any, ConfigError where it is another."""
+    measured = [stage for stage in run.stages if stage.end > stage.start]
+    if not measured:
+        from loadgen.files.close import tallied
+
+        records = number_of(sum(tally.sent for tally in tallied(run).values()), "record")
+        raise DataError(
+            f"run {run.manifest.run} ({run.status}): no stage finished, {records} found; "
+            "--format parquet or csv writes records as they are"
+        )
+    chosen = [stage for stage in measured if wanted in (None, stage.stage)]
+    if not chosen:
+        known = ", ".join(str(stage.stage) for stage in measured)
+        raise ConfigError(f"--stage: {wanted} is no finished stage, finished: {known}")
+    return chosen
 
 
 def _benches(run: Run, stages: list[Stage], *, detailed: bool) -> dict[int, Bench]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from contract.text_table import render
+from contract.words import number_of
 from loadgen.find import Grid, Judged, Rules, Standing, doubling, most_levels
 from loadgen.goodput import Objectives
 
@@ -118,8 +119,10 @@ def document(
 
 def name(level: Judged, asked: Asked, grid: Grid) -> str:
     """A level as a reader says it: `8 agents`, `2.5 requests/s`."""
-    unit = "agent" if asked.unit == "agents" and grid.level(level.place) == 1 else asked.unit
-    return f"{grid.level(level.place):.6g} {unit}"
+    load = grid.level(level.place)
+    if asked.unit == "agents":
+        return number_of(load, "agent")
+    return f"{number_of(load, 'request')}/s"
 
 
 def share(level: Judged) -> str:
@@ -133,14 +136,15 @@ def _how(level: Judged, rules: Rules) -> str:
     if level.ground == "saturation":
         return (
             f"{share(level)}, and the server was saturated in {level.saturated} of "
-            f"{level.stages} stages: what it attained tells how long they lasted"
+            f"{number_of(level.stages, 'stage')}: what it attained tells how long they lasted"
         )
     if level.ground == "interval":
         return f"{share(level)}, decided by the interval"
-    wants = f"; a decision takes {rules.fewest} requests at least"
+    wants = f"; a decision takes {number_of(rules.fewest, 'request')} at least"
     return (
-        f"{share(level)}, decided by the point estimate after {level.stages} stages: the interval "
-        f"holds the target{wants if level.total < rules.fewest else ''}"
+        f"{share(level)}, decided by the point estimate after "
+        f"{number_of(level.stages, 'stage')}: the interval holds the target"
+        f"{wants if level.total < rules.fewest else ''}"
     )
 
 

@@ -7,21 +7,41 @@ from pathlib import Path
 
 from contract.commandline import say
 from contract.rundir import Run, find_run
-from loadgen.files.close import counted
+from loadgen.files.close import counted, tallied
+from loadgen.files.unfinished import Unfinished, held, unfinished
 from loadgen.summary import table
 
 
 def show(name: str, root: str, *, as_json: bool) -> int:
-    """Print the table; stages that did not finish are named in warnings."""
+    """Print the table; stages that did not finish are named, with the records there are of them."""
     run = Run.open(find_run(Path(root), name))
-    document = counted(run)
+    found = tallied(run)
+    document, rest = counted(run, found), unfinished(run, found)
     for warning in run.warnings:
         say("warning", warning)
-    if run.missing:
-        levels = ", ".join(key.level for key in run.missing)
-        say("warning", f"run {run.manifest.run} ({run.status}) has no finished stage for {levels}")
+    if run.stages and rest:
+        names = "; ".join(map(str, rest))
+        say("warning", f"run {run.manifest.run} ({run.status}) did not finish {names}")
     if as_json:
-        print(json.dumps(document))
+        lacking = {"unfinished": [stage.plain() for stage in rest]} if rest else {}
+        print(json.dumps(document | lacking))
     else:
-        print(table(document["stages"]))
+        print(table(document["stages"]) if run.stages else nothing_finished(run, rest))
     return 0
+
+
+def nothing_finished(run: Run, rest: list[Unfinished]) -> str:
+    """What there is of a run without a table, and what to do with it."""
+    going = run.status == "running"
+    lines = [f"run {run.manifest.run} ({run.status}): no stage {'has ' * going}finished"]
+    lines += [f"  {stage}" for stage in rest]
+    if going:
+        lines.append("it is still going: look again when a stage has ended")
+    elif held(rest):
+        lines.append(
+            "no window was closed, so there are no rates and no fit: run again for them; "
+            "`loadgen export --format parquet` (or csv) writes the records as they are"
+        )
+    else:
+        lines.append("nothing was recorded: run again")
+    return "\n".join(lines)

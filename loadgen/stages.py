@@ -9,6 +9,7 @@ from typing import Protocol
 from contract.errors import TargetError
 from contract.records import GeneratorError, Stage, StageKey, Verdict
 from contract.steady import mser5
+from contract.words import number_of
 from loadgen.config import RunConfig
 from loadgen.engine import StagePlan
 from loadgen.generator import generator_error, generator_verdict
@@ -124,9 +125,9 @@ def stage_of(stage: Windowed, tally: Tally, epoch_unix: float) -> Stage:
 def no_success(stage: Windowed) -> str:
     """The line for a stage in which nothing succeeded."""
     reasons = stage.counts.reasons.most_common(1)
-    why = f", most often {reasons[0][0]} ({reasons[0][1]} times)" if reasons else ""
+    why = f", most often {reasons[0][0]} ({number_of(reasons[0][1], 'time')})" if reasons else ""
     return (
-        f"no request succeeded in stage {stage.plan.number} (agents {stage.plan.key.agents})"
+        f"no request succeeded in stage {stage.plan.number} ({stage.plan.key.level})"
         f": {stage.counts.sent} sent{why}; see requests.jsonl of the run"
     )
 

@@ -9,12 +9,14 @@ can be made again at any time, also of a run whose process was killed.
 
 from __future__ import annotations
 
-import json
+from collections import defaultdict
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
+
+import orjson
 
 from contract.errors import DataError
 from contract.parquet_file import PARQUET
@@ -26,7 +28,7 @@ from loadgen.files.parquet import ParquetSink, beside, refused
 from loadgen.goodput import parse_goodput
 from loadgen.percentiles import CUSTOMARY, parse_percentiles
 from loadgen.summary import run_summary, stage_summary
-from loadgen.tally import tallies
+from loadgen.tally import Tally, tallies
 
 METRICS_CSV, SUMMARY_CSV = "metrics.csv", "summary.csv"
 FILES = (PARQUET, METRICS_CSV, SUMMARY, SUMMARY_CSV)
@@ -52,9 +54,9 @@ def close_files(
     """Make the derived files of the run in `path`; returns one line for each that is not made.
 
     `seconds` is the wanted length of a time slice, `into` another folder to write to. An
-    existing `summary.json` keeps its numbers and gains the slices; without one it is counted
-    from the records, where loop lags are not known. DataError where records or summary cannot
-    be read or the summary cannot be written.
+    existing `summary.json` keeps its numbers and gains the slices; without a whole one it is
+    counted from the records, where loop lags are not known. DataError where records or summary
+    cannot be read or the summary cannot be written.
     """
     run, into = Run.open(path), into or path
     said_before = len(run.warnings)
@@ -85,10 +87,14 @@ def close_files(
 def _summarise(
     run: Run, sliced: _Sliced, into: Path, only: Collection[str], warnings: list[str]
 ) -> None:
-    document = sliced.into(_summary(run))
+    if not {SUMMARY, SUMMARY_CSV} & set(only):
+        return
+    document = sliced.into(_summary(run, warnings))
     if SUMMARY in only:
         replace_json(into / SUMMARY, document)
-    if SUMMARY_CSV in only:
+    if SUMMARY_CSV in only and not document["stages"]:
+        warnings.append(f"no stage of run {run.manifest.run} finished: {SUMMARY_CSV} is not made")
+    elif SUMMARY_CSV in only:
         hidden = beside(into / SUMMARY_CSV)
         try:
             with hidden.open("w", encoding="utf-8", newline="") as file:
@@ -99,29 +105,56 @@ def _summarise(
             warnings.append(str(refused(into / SUMMARY_CSV, error)))
 
 
-def _summary(run: Run) -> dict[str, Any]:
-    """`summary.json` as it stands; counted from the records where there is none."""
+def _summary(run: Run, warnings: list[str]) -> dict[str, Any]:
+    """`summary.json` as it stands; counted from the records where there is no whole one."""
+    file = run.path / SUMMARY
     try:
-        text = (run.path / SUMMARY).read_text(encoding="utf-8")
+        return _read_summary(file.read_bytes())
     except FileNotFoundError:
-        return counted(run)
+        pass
     except OSError as error:
-        raise DataError(f"{run.path / SUMMARY}: cannot be read ({error.strerror})") from error
-    try:
-        document = json.loads(text)
-        assert isinstance(document["stages"], list)
-    except (ValueError, TypeError, KeyError, AssertionError) as error:
-        raise DataError(
-            f"{run.path / SUMMARY}: not a summary ({error!r}); remove it to have it counted again"
-        ) from error
-    return dict(document)
+        raise DataError(f"{file}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        warnings.append(
+            f"{file}: not a summary ({error}); counted again from the records, "
+            "which do not hold every loop lag"
+        )
+    return counted(run, tallied(run))
 
 
-def counted(run: Run) -> dict[str, Any]:
-    """The summary of a run's finished stages, counted from its records."""
+def _read_summary(text: bytes) -> dict[str, Any]:
+    """The document of a `summary.json`; ValueError says what is found and what expected."""
+    document = orjson.loads(text)
+    if not isinstance(document, dict):
+        raise ValueError(f"a {type(document).__name__} found, an object expected")
+    if not isinstance(document.get("definitions", {}), dict):
+        raise ValueError("'definitions' is no object")
+    stages = document.get("stages")
+    if not isinstance(stages, list) or not all(map(_is_stage, stages)):
+        raise ValueError("'stages' is no list of stages and their numbers")
+    return document
+
+
+def _is_stage(found: Any) -> bool:
+    """Whether it has what other files are made of."""
+    if not isinstance(found, dict) or type(found.get("stage")) is not int:
+        return False
+    verdicts = found.get("verdicts", [])
+    return isinstance(verdicts, list) and all(
+        isinstance(verdict, dict) and {"name", "checked", "ok"} <= verdict.keys()
+        for verdict in verdicts
+    )
+
+
+def tallied(run: Run) -> defaultdict[int, Tally]:
+    """The tallies of a run's records by stage, finished or not."""
     asked = run.manifest.config.get("goodput")
+    return tallies(run.records(), parse_goodput(asked) if asked else None)
+
+
+def counted(run: Run, found: defaultdict[int, Tally]) -> dict[str, Any]:
+    """The summary of a run's finished stages, from the tallies of its records."""
     percentiles = parse_percentiles(run.manifest.config.get("percentiles", CUSTOMARY))
-    found = tallies(run.records(), parse_goodput(asked) if asked else None)
     addresses = run.manifest.addresses
     stages = [
         stage_summary(stage, found[stage.stage], percentiles, addresses=addresses)

@@ -168,7 +168,12 @@ def shard(dues: Iterable[float], index: int, shards: int) -> Iterator[tuple[int,
 
 def parse_stages(text: str, field: str = "--rate-stages") -> tuple[RateStage, ...]:
     """Stages of one schedule, such as `5:60,5..20:120,20:60`; ConfigError says what is wrong."""
-    return tuple(_stage(part.strip(), text, field) for part in text.split(","))
+    stages = tuple(_stage(part.strip(), text, field) for part in text.split(","))
+    if not any(stage.expected for stage in stages):
+        raise ConfigError(
+            f"{field}: '{text}' is a rate of 0 throughout, allowed: one above 0 somewhere"
+        )
+    return stages
 
 
 def parse_rates(text: str, field: str = "--request-rate") -> tuple[float, ...]:

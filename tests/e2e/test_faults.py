@@ -74,7 +74,7 @@ def test_where_every_request_fails_it_is_exit_3_and_says_why(
     done = cli("loadgen", "run", *QUICK, "--base-url", url, "--agents", "2,4", "--duration", "2",
                "--timeout", "0.3")  # fmt: skip
     line = error_line(done, 3)
-    assert "no request succeeded in stage 1 (agents 2)" in line
+    assert "no request succeeded in stage 1 (2 agents)" in line
     assert f"most often {outcome}: " in line
     run = run_of(tmp_path)
     assert run.status == "failed"

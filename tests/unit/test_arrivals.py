@@ -117,3 +117,10 @@ def test_a_bad_rate_is_refused_with_what_is_allowed(text):
 def test_a_plan_that_cannot_be_is_refused(wrong, says):
     with pytest.raises(ConfigError, match=says):
         Arrivals(**{"stages": (RateStage(1, 1),), **wrong})
+
+
+@pytest.mark.parametrize("text", ["0:1", "0:5,0..0:9", "0.0:1"])
+def test_a_rate_of_0_throughout_is_refused(text):
+    with pytest.raises(ConfigError, match="rate of 0 throughout, allowed: one above 0"):
+        parse_stages(text)
+    assert parse_stages(f"{text},1:1")[-1].expected == 1

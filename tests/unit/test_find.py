@@ -212,7 +212,7 @@ def test_what_was_found_says_how_sure_it_is():
     over = standing([GOOD, *[UNSURE] * 3, BAD, BAD], grid, RULES)
     assert over.place is None
     assert found(over, asked, grid, RULES).splitlines() == [
-        "1 requests/s is the most that meets ttft:200 for 0.95 of the requests: 95.0% of 300 "
+        "1 request/s is the most that meets ttft:200 for 0.95 of the requests: 95.0% of 300 "
         "(91.1% to 97.3%), decided by the point estimate after 3 stages: the interval holds the "
         "target",
         "1.5 requests/s misses: 0.0% of 1000 (0.0% to 0.6%), decided by the interval",
