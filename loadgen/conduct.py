@@ -31,8 +31,7 @@ from loadgen.observe import Observer
 from loadgen.quiet import quiet, thaw
 from loadgen.replies import source_for
 from loadgen.signals import handled
-from loadgen.stages import Course, Levels, stage_of
-from loadgen.summary import run_summary, stage_summary
+from loadgen.stages import Course, Levels
 from loadgen.tally import Tally, tallies
 from loadgen.window import Windowed
 
@@ -227,6 +226,9 @@ class Conduct:
             self._journal.flush()
         tally = await asyncio.to_thread(self._tally, stage, begun)
         self._whole = True
+        from loadgen.stage_end import stage_of  # like the summary nothing a sender has a use for
+        from loadgen.summary import stage_summary
+
         done = stage_of(stage, tally, self.manifest.epoch_unix)
         self._writer.append_stage(done)
         self._observer.closed(done)
@@ -310,6 +312,8 @@ class Conduct:
             )
 
     def _end(self, status: RunStatus, note: str) -> None:
+        from loadgen.summary import run_summary
+
         self._observer.load(0, 0)
         note = "; ".join(part for part in (note, _not_reset(self._unreset)) if part)
         failing = status != "complete" and self.interrupted is None

@@ -18,7 +18,8 @@ from loadgen.config import RunConfig
 from loadgen.engine import Source, StagePlan
 from loadgen.loops import Open
 from loadgen.stages import plans
-from loadgen.workload.build import DatasetSource, Dues, TraceSource
+from loadgen.workload.build import Dues
+from loadgen.workload.file_sources import DatasetSource, TraceSource
 from loadgen.workload.lengths import parse_lengths
 from loadgen.workload.prompts import LEAST_TOKENS
 from loadgen.workload.think import parse_think

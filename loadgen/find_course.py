@@ -16,7 +16,8 @@ from loadgen.engine import StagePlan
 from loadgen.find import Grid, Observation, Rules, Standing, design_effect, standing
 from loadgen.find_report import Asked, line
 from loadgen.goodput import Objectives
-from loadgen.stages import gone, no_success, plans, went_away
+from loadgen.stage_end import gone, no_success, went_away
+from loadgen.stages import plans
 from loadgen.tally import Tally
 from loadgen.window import Windowed
 from loadgen.workload.draws import key

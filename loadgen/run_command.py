@@ -140,12 +140,13 @@ def command(arguments: argparse.Namespace) -> int:
         return show(config, as_json=arguments.json)
     conduct = conduct_of(config)
     from loadgen.console import said
-    from loadgen.summary import run_summary, table
 
     try:
         drive(conduct)
     finally:
         if conduct.summaries:
+            from loadgen.summary import run_summary, table
+
             document = {
                 **run_summary(conduct.manifest, conduct.summaries),
                 "path": str(conduct.path),

@@ -37,7 +37,6 @@ def _server(config: RunConfig, dialect: Dialect, family: Family | None = None) -
     """
     import os
 
-    from loadgen.backends.fleet import CUSTOMARY, Fleet
     from loadgen.backends.settings import HfSettings
     from loadgen.backends.surveyed import Surveyed
     from loadgen.wire import ServerBackend, WireOptions
@@ -64,6 +63,8 @@ def _server(config: RunConfig, dialect: Dialect, family: Family | None = None) -
     servers = [server(url) for url in settings.base_url or (str(entry.address),)]
     if len(servers) == 1:
         return servers[0]
+    from loadgen.backends.fleet import CUSTOMARY, Fleet
+
     return Fleet(servers, settings.route or CUSTOMARY)
 
 

@@ -8,7 +8,7 @@ import statistics
 from loadgen.backends.base import Awaited
 from loadgen.engine import StageRun
 from loadgen.goodput import wilson
-from loadgen.stages import stage_of
+from loadgen.stage_end import stage_of
 from loadgen.stopwatch import Facts
 from loadgen.tally import tallies
 from loadgen.workload.lengths import fixed

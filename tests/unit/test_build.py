@@ -1,9 +1,9 @@
 """Where a run's requests come from: chats keep their roles, prefixes are system prompts."""
 
 from loadgen.backends.base import Message
-from loadgen.workload.build import DatasetSource
 from loadgen.workload.conversations import SharedPrefix
 from loadgen.workload.datasets import Sample
+from loadgen.workload.file_sources import DatasetSource
 from loadgen.workload.lengths import fixed
 from loadgen.workload.prompts import PromptSource
 

@@ -3,7 +3,7 @@
 import pytest
 
 from contract.records import RequestRecord
-from loadgen.stages import gone
+from loadgen.stage_end import gone
 from loadgen.tally import tallies
 
 
