@@ -200,8 +200,9 @@ def _watched(client: Client, task: Task, server: int, on: set[int]) -> tuple[Wat
     watch, output = Watch(), task.folder / "output"
     with output.open("wb") as sink:
         process = subprocess.Popen(
-            client.command(task), cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT
-        )
+            client.command(task), cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""},  # compiled, as an installed one is
+        )  # fmt: skip
         before = os.sched_getaffinity(0)
         os.sched_setaffinity(process.pid, on)
         os.sched_setaffinity(0, cores()[0])
