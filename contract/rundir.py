@@ -28,6 +28,7 @@ import orjson
 
 from contract.errors import ConfigError, DataError, nearest
 from contract.jsonl import Line, LineFile, lines_in, read_lines
+from contract.processes import started
 from contract.records import (
     SCHEMA_VERSION,
     Manifest,
@@ -277,10 +278,5 @@ def _alive(manifest: Manifest) -> bool:
 
     if manifest.host.get("name") != platform.node():
         return False
-    import psutil
-
-    try:
-        started = psutil.Process(manifest.pid).create_time()
-    except psutil.Error:
-        return False
-    return abs(started - manifest.pid_started) < 2.0
+    instant = started(manifest.pid)
+    return instant is not None and abs(instant - manifest.pid_started) < 2.0

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from contract.commandline import VERSION
+from contract.processes import started
 from contract.records import SCHEMA_VERSION, Manifest, StageKey
 from loadgen.backends.base import Target
 from loadgen.config import RunConfig
@@ -54,7 +55,7 @@ def manifest_of(
         gpus=gpus(),
         versions=versions(),
         pid=os.getpid(),
-        pid_started=pid_started(),
+        pid_started=started(os.getpid()) or 0.0,
     )
 
 
@@ -66,14 +67,12 @@ def _remote(address: str | None) -> bool:
 
 def host() -> dict[str, Any]:
     """Name, system, processor, cores and memory of this machine."""
-    import psutil
-
     return {
         "name": platform.node(),
         "system": f"{platform.system()} {platform.release()}",
         "cpu": _processor(),
         "cores": os.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
     }
 
 
@@ -115,16 +114,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def pid_started() -> float:
-    """When this process started, seconds of wall clock."""
-    import psutil
-
-    return float(psutil.Process().create_time())
-
-
 def _processor() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+    with suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+        for line in lines:  # of the first of maybe hundreds
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
