@@ -10,11 +10,9 @@ from analysis.counted import Counted
 from analysis.from_parquet import counted_by_column
 from analysis.table import Key, StageRow, Table, block_number, split_instants
 from contract.errors import DataError
-from contract.records import OUTCOMES, PHASES, RequestRecord, Stage, StageKey
+from contract.order import TOLERANCE
+from contract.records import Stage, StageKey
 from contract.rundir import REQUESTS, Run
-
-# Instants are written with the digits of a double; this much is rounding, not disorder.
-TOLERANCE = 1e-6
 
 
 def table_from_run(run: Run) -> Table:
@@ -49,7 +47,6 @@ def counted_by_line(run: Run, stages: Collection[int]) -> dict[int, Counted]:
     """Count the measured records of `stages`; DataError names the first that cannot be."""
     counted = {number: Counted() for number in stages}
     for record in run.records():
-        _check(record, run)
         if record.phase == "measured" and record.stage in counted:
             counted[record.stage].add(record)
     return counted
@@ -93,40 +90,6 @@ def _check_one_shape(run: Run) -> None:
                 f"{run.path}: its stages differ in {name} ({', '.join(seen)}); "
                 "a scaling law wants one request shape at several numbers of agents"
             )
-
-
-def _check(record: RequestRecord, run: Run) -> None:
-    """DataError unless the record belongs here, its words are known and its instants in order."""
-    found = _disorder(record)
-    if found is None and record.run != run.manifest.run:
-        found = f"belongs to run '{record.run}', expected '{run.manifest.run}'"
-    if found is not None:
-        raise DataError(
-            f"{run.path / REQUESTS}: request (stage {record.stage}, agent {record.agent}, "
-            f"seq {record.seq}) {found}"
-        )
-
-
-def _disorder(record: RequestRecord) -> str | None:
-    if record.outcome not in OUTCOMES:
-        return f"has outcome {record.outcome!r}, expected one of {', '.join(OUTCOMES)}"
-    if record.phase not in PHASES:
-        return f"has phase {record.phase!r}, expected one of {', '.join(PHASES)}"
-    before, at = "due", record.due
-    for name in ("due", "sent", "first_token", "last_token", "ended"):
-        instant = getattr(record, name)
-        if instant is None:
-            continue
-        if not _finite(instant):
-            return f"has {name} = {instant!r}, expected a finite number of seconds"
-        if instant < at - TOLERANCE:
-            return f"has {name} = {instant} before {before} = {at}"
-        before, at = name, instant
-    for name in ("prompt_tokens", "output_tokens"):
-        tokens = getattr(record, name)
-        if tokens is not None and not (_whole(tokens) and tokens >= 0):
-            return f"has {name} = {tokens!r}, expected a whole number"
-    return None
 
 
 def _finite(value: object) -> bool:

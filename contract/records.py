@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from contract.shape import conform
+from contract.order import flaw
+from contract.shape import AtLeast, OneOf, conform
 from contract.words import number_of
 
 # History of the schema. Every version stays readable; tests/golden/runs holds a run of each.
@@ -32,6 +33,9 @@ OUTCOMES = (
     "oom",
 )
 PHASES = ("warmup", "measured", "drain")
+
+Outcome = Annotated[str, OneOf(OUTCOMES)]
+Count = Annotated[int, AtLeast(0)]
 
 Phase = Literal["warmup", "measured", "drain"]
 CountSource = Literal["server", "tokenizer"]
@@ -69,35 +73,35 @@ class RequestRecord:
     """
 
     run: str
-    stage: int
-    agent: int
-    seq: int
-    agents: int
+    stage: Count
+    agent: Count
+    seq: Count
+    agents: Count
     phase: Phase
-    outcome: str
+    outcome: Outcome
     due: float
     ended: float
     sent: float | None = None
     first_token: float | None = None
     last_token: float | None = None
-    prompt_tokens: int | None = None
+    prompt_tokens: Count | None = None
     prompt_source: CountSource | None = None
-    output_tokens: int | None = None
+    output_tokens: Count | None = None
     output_source: CountSource | None = None
-    chunks: int = 0
+    chunks: Count = 0
     # Microseconds between consecutive content chunks, rounded: `chunks - 1` of them.
-    gaps_us: list[int] = field(default_factory=list)
+    gaps_us: list[Count] = field(default_factory=list)
     finish_reason: str | None = None
     status: int | None = None
     error: str | None = None
     server: ServerFacts | None = None
-    retries: int = 0
-    connect: float | None = None
+    retries: Count = 0
+    connect: Annotated[float, AtLeast(0)] | None = None
     stamps: StampSource | None = None
-    counted_chunks: int | None = None
-    asked_tokens: int | None = None
+    counted_chunks: Count | None = None
+    asked_tokens: Count | None = None
     first_answer: float | None = None
-    address: int | None = None
+    address: Count | None = None
 
     @property
     def latency(self) -> float | None:
@@ -129,11 +133,15 @@ class RequestRecord:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Self:
-        """Build from a JSON object; ValueError names the field that is wrong or missing."""
+        """Build from a JSON object; ValueError names the field that is wrong or missing, or that
+        contradicts another."""
         values = conform(cls, line)
         if values.get("server") is not None:
             values["server"] = ServerFacts(**conform(ServerFacts, values["server"]))
-        return cls(**values)
+        record = cls(**values)
+        if (wrong := flaw(record)) is not None:
+            raise ValueError(wrong)
+        return record
 
     @classmethod
     def from_own(cls, line: dict[str, Any]) -> Self:

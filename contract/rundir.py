@@ -193,6 +193,11 @@ class Run:
                 if cut_is_lost:
                     self.warnings.append(f"{path}: dropped an unfinished last line ({number})")
                 return
+            if record.run != self.manifest.run:
+                raise DataError(
+                    f"{path}: line {number} belongs to run '{record.run}', "
+                    f"expected '{self.manifest.run}' of {MANIFEST}"
+                )
             if record.agents != levels.get(record.stage, record.agents):
                 raise DataError(
                     f"{path}: line {number} says {record.agents} agents, its stage "

@@ -92,6 +92,7 @@ class SyntheticRun:
                 output_tokens=30 + seq % 3,
                 output_source="tokenizer",
                 chunks=30,
+                gaps_us=[int(latency / 2 / 29 * 1e6)] * 29,
             )
             for seq, (phase, ended) in enumerate([*phases, ("drain", end + latency)])
         ]

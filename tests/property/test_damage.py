@@ -77,12 +77,26 @@ def test_one_damaged_field_reads_the_same_or_is_one_error(
         ({"due": None}, "due: None found, float expected"),
         ({"ended": 1e308}, "ended: 1e+308 found"),
         ({"phase": "measure"}, "phase: 'measure' found"),
-        ({"prompt_tokens": True}, "prompt_tokens: True found, int | None expected"),
+        ({"prompt_tokens": True}, "prompt_tokens: True found, int at least 0 | None expected"),
         ({"gaps_us": ["1"]}, "gaps_us: ['1'] found"),
-        ({"stage": [1]}, "stage: [1] found, int expected"),
+        ({"stage": [1]}, "stage: [1] found, int at least 0 expected"),
         ({"server": 3}, "server: 3 found"),
         ({"server": {"prefill": "x"}}, "prefill: 'x' found"),
         ({"agents": 9}, "line 1 says 9 agents, its stage 1 had 1"),
+        ({"outcome": "fine"}, "outcome: 'fine' found, one of ok, truncated, "),
+        ({"chunks": -1}, "chunks: -1 found, int at least 0 expected"),
+        ({"retries": -1}, "retries: -1 found, int at least 0 expected"),
+        ({"connect": -0.1}, "connect: -0.1 found, float at least 0 | None expected"),
+        ({"due": 99.0}, "sent: 1.25 found, at least due = 99.0 expected"),
+        ({"sent": None, "due": 99.0}, "first_token: 1.375 found, at least due = 99.0 expected"),
+        ({"first_token": 0.5}, "first_token: 0.5 found, at least sent = 1.25 expected"),
+        ({"ended": 1.4}, "ended: 1.4 found, at least last_token = 1.5 expected"),
+        ({"first_answer": 9.0}, "first_answer: 9.0 found, first_token = 1.375 to last_token = "),
+        ({"gaps_us": [1]}, "gaps_us: 1 of them found, 29 expected of 30 chunks"),
+        ({"gaps_us": [-1] * 29}, "found, list[int at least 0] expected"),
+        ({"gaps_us": [9000] * 29}, "gaps_us: 261000 together found, at most 125000"),
+        ({"chunks": 0}, "gaps_us: 29 of them found, 0 expected of 0 chunks"),
+        ({"run": "other"}, "line 1 belongs to run 'other', expected '2026"),
     ],
 )
 def test_a_damaged_record_is_named_with_line_and_field(synthetic_run, tmp_path, change, says):
@@ -93,6 +107,15 @@ def test_a_damaged_record_is_named_with_line_and_field(synthetic_run, tmp_path, 
     with pytest.raises(DataError) as damaged:
         list(Run.open(path).records())
     assert says in str(damaged.value)
+
+
+@pytest.mark.parametrize("rounding", [{"sent": 1.2499999}, {"last_token": 1.5000001}])
+def test_what_rounding_does_to_instants_is_no_damage(synthetic_run, tmp_path, rounding):
+    path = synthetic_run(levels=(1,)).write(tmp_path)
+    lines = (path / "requests.jsonl").read_text().splitlines()
+    lines[0] = json.dumps({**json.loads(lines[0]), **rounding})
+    (path / "requests.jsonl").write_text("\n".join(lines) + "\n")
+    assert len(list(Run.open(path).records())) == 82
 
 
 def test_json_nested_without_end_is_one_error(synthetic_run, tmp_path):

@@ -72,4 +72,4 @@ def test_parquet_gives_the_records_back(records):
             sink.add(one)
         sink.close()
         rows = parquet.read_table(Path(folder) / "requests.parquet").to_pylist()
-    assert [RequestRecord.from_json(row) for row in rows] == records
+    assert [RequestRecord.from_own(row) for row in rows] == records

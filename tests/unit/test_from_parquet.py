@@ -96,9 +96,10 @@ def test_the_lines_then_name_the_record(synthetic_run, tmp_path, change):
     file = path / "requests.jsonl"
     lines = file.read_text().splitlines()
     lines[5] = json.dumps({**json.loads(lines[5]), **change})
-    file.write_text("\n".join(lines) + "\n")
-    write_columns(path)
-    with pytest.raises(DataError, match=r"requests.jsonl: request \(stage 1, agent 0, seq 5\)"):
+    damaged = "\n".join(lines) + "\n"
+    write_columns(path, jsonl_bytes=len(damaged), **change)
+    file.write_text(damaged)
+    with pytest.raises(DataError, match=r"requests.jsonl: line 6 is not a request record"):
         table_from_run(Run.open(path))
 
 

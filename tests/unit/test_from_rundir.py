@@ -92,10 +92,10 @@ def test_a_line_cut_by_a_crash_is_dropped_and_said_so(synthetic_run, tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"sent": 0.0}, "has sent = 0.0 before due"),
-        ({"last_token": 0.5}, "has last_token = 0.5 before first_token"),
-        ({"outcome": "fine"}, "has outcome 'fine', expected one of ok, "),
-        ({"output_tokens": -1}, "has output_tokens = -1, expected a whole number"),
+        ({"sent": 0.0}, "sent: 0.0 found, at least due = "),
+        ({"last_token": 0.5}, "last_token: 0.5 found, at least first_token = "),
+        ({"outcome": "fine"}, "outcome: 'fine' found, one of ok, "),
+        ({"output_tokens": -1}, "output_tokens: -1 found, int at least 0 | None expected"),
         ({"run": "other"}, "belongs to run 'other'"),
     ],
 )
@@ -108,7 +108,7 @@ def test_a_record_that_cannot_be_is_named(synthetic_run, tmp_path, change, says)
     with pytest.raises(DataError) as caught:
         table(path)
     assert says in str(caught.value)
-    assert "requests.jsonl: request (stage 1, agent 0, seq 5)" in str(caught.value)
+    assert "requests.jsonl: line 6 " in str(caught.value)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -12,9 +12,11 @@ from contract.rundir import Run, RunWriter
 from contract.shards import requests_of
 from loadgen.shards.merge import Merge
 
+NAME = "20261120T104500-1a2b"
+
 
 def record_of(agent, seq, ended, agents=4):
-    return RequestRecord("r", 1, agent, seq, agents, "warmup", "ok", due=ended - 1, ended=ended)
+    return RequestRecord(NAME, 1, agent, seq, agents, "warmup", "ok", due=ended - 1, ended=ended)
 
 
 def lines(*records):
