@@ -37,9 +37,10 @@ def _server(config: RunConfig, dialect: Dialect, family: Family | None = None) -
     """
     import os
 
+    from loadgen.backends.answering import Answering
     from loadgen.backends.settings import HfSettings
     from loadgen.backends.surveyed import Surveyed
-    from loadgen.wire import ServerBackend, WireOptions
+    from loadgen.wire import WireOptions
 
     settings = config.backend
     assert not isinstance(settings, HfSettings)
@@ -54,10 +55,10 @@ def _server(config: RunConfig, dialect: Dialect, family: Family | None = None) -
     if config.keeps_text:
         options = replace(options, kept_budget=options.body_budget)
 
-    def server(url: str) -> ServerBackend:
+    def server(url: str) -> Answering:
         model, start = config.model, entry.start
         if family is None:
-            return ServerBackend(dialect, url, model, start=start, options=options)
+            return Answering(dialect, url, model, start=start, options=options)
         return Surveyed(dialect, url, model, family=family, start=start, options=options)
 
     servers = [server(url) for url in settings.base_url or (str(entry.address),)]

@@ -47,12 +47,14 @@ def _as_found(target: Target, _documents: Sequence[Any]) -> Target:
 class Family:
     """The pages of one server family; a page that is not there is read as None.
 
+    `telling` is a page that the family alone has, where its list of models is others' too.
     `describe` adds to a target what `pages` say, in their order. `presence` is the page that
     tells whether a model is in memory, `present` reads it (None: it does not say). `unloading`
     is the request that puts a model out of memory, `reset` empties the prefix cache.
     """
 
     survey: Survey = field(default_factory=Survey)
+    telling: Page | None = None
     pages: Callable[[str], tuple[Page, ...]] = _no_pages
     describe: Callable[[Target, Sequence[Any]], Target] = _as_found
     presence: Page | None = None
@@ -92,6 +94,7 @@ def llama_server() -> Family:
             version=lambda page: text(_props(page, "build_info")),
             ready_path="/health",
         ),
+        telling=Page("/props"),
         pages=lambda _model: (Page("/props"),),
         describe=_describe_llama_server,
         presence=Page("/props"),

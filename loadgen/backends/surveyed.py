@@ -13,6 +13,7 @@ from typing import Any
 
 from contract.errors import TargetError
 from contract.records import ServerFacts
+from loadgen.backends.answering import Answering
 from loadgen.backends.base import Dialect, Landing, Request, Target, WireResponse
 from loadgen.backends.families import Family, Page
 from loadgen.stopwatch import Facts, Stopwatch
@@ -24,7 +25,7 @@ UNLOAD_SECONDS, UNLOAD_STEP = 60.0, 0.05
 LEAST_COUNTED = 0.9
 
 
-class Surveyed(ServerBackend):
+class Surveyed(Answering):
     """A server of a known family. Implements `Backend`, and can tell and undo a load."""
 
     def __init__(
@@ -51,6 +52,7 @@ class Surveyed(ServerBackend):
         target = await super().open()
         try:
             self._served = target.model
+            await self._is_of_the_family()
             target = await self.examined(target)
             loaded = await self.loaded()
         except BaseException:
@@ -59,6 +61,14 @@ class Surveyed(ServerBackend):
         noted = {} if loaded is None else {"loaded_before": loaded}
         self._target = replace(target, notes={**target.notes, **noted})
         return self._target
+
+    async def _is_of_the_family(self) -> None:
+        """TargetError where a list of models that others keep too is all that agrees."""
+        telling = self._family.telling
+        if telling is not None and await self._document(telling) is None:
+            other = await self.other()
+            if other is not None:
+                raise other
 
     def join(self, target: Target) -> None:
         """As of any server; the other process asked whether the model was in memory."""
