@@ -19,12 +19,14 @@ from loadgen.engine import Source, StagePlan
 from loadgen.expected import Ahead, PerRequest, per_request, stages_ahead
 from loadgen.stopwatch import Ids
 from loadgen.workload.build import source_of
+from loadgen.workload.lengths import parse_lengths
 
 if TYPE_CHECKING:
     from loadgen.backends.settings import WireSettings
 
 ONLY_ONE = "(the only model there)"
 FIRST = Ids("RUN", stage=1, agents=0, agent=0, seq=0)
+MOST_SHOWN = 100_000  # prompt tokens of the first request that are made at all
 LONG_TEXT = 240  # characters of a text beyond which the screen shows its beginning
 HEADER = ["stage", "load", "warm-up", "window", "requests", "prompt tokens", "output tokens"]
 
@@ -37,7 +39,10 @@ def show(config: RunConfig, *, as_json: bool, search: dict[str, Any] | None = No
     source = source_of(config, 0, None)
     each = per_request(config, source)
     stages = stages_ahead(config, source, each)[: None if search is None else 1]
-    request = first_request(config, source)
+    shown = shortened(config)
+    request = first_request(config, source if shown is config else source_of(shown, 0, None))
+    if shown is not config:
+        request["prompt_tokens_shown"] = MOST_SHOWN
     if as_json:
         plan = document(config, each, stages, request)
         print(json.dumps(plan if search is None else {**plan, "search": search}))
@@ -104,7 +109,7 @@ def lines(
         f"tokens: {each.prompt_tokens:.6g} of prompt and {each.output_tokens:.6g} of output a "
         f"request ({each.says}); {totals}",
         "",
-        "first request:",
+        f"first request{_cut(request)}:",
         *_shown(request),
         "",
         "no server was asked, nothing was written",
@@ -140,6 +145,20 @@ def first_request(config: RunConfig, source: Source) -> dict[str, Any]:
         "headers": {**wire.headers, "X-Request-Id": str(FIRST), **_headers(config.backend)},
         "body": json.loads(wire.body),
     }
+
+
+def shortened(config: RunConfig) -> RunConfig:
+    """What asks for a prompt that is quickly made: nobody reads ten million words."""
+    drawn = config.dataset is None and config.trace is None
+    if not drawn or parse_lengths(config.isl).mean <= MOST_SHOWN:
+        return config
+    prefix = min(config.shared_prefix, MOST_SHOWN // 2)
+    return config.model_copy(update={"isl": str(MOST_SHOWN), "shared_prefix": prefix})
+
+
+def _cut(request: dict[str, Any]) -> str:
+    tokens = request.get("prompt_tokens_shown")
+    return "" if tokens is None else f", its prompt made of {tokens} tokens alone"
 
 
 def _headers(settings: WireSettings) -> dict[str, str]:

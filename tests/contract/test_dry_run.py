@@ -195,3 +195,23 @@ def test_a_mistake_ends_it_as_it_would_end_the_run(
     assert said.out == ""
     assert says in said.err
     assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("more", [[], ["--shared-prefix", "9000000"], ["--turns", "3"]])
+def test_a_prompt_nobody_reads_is_not_made_whole(capsys, more):
+    words = ["run", "--backend", "vllm", "--dry-run", "--isl", "10000000", *more]
+    assert main([*words, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["per_request"]["prompt_tokens"] >= 10_000_000
+    assert plan["request"]["prompt_tokens_shown"] == 100_000
+    assert len(plan["request"]["body"]["prompt"].split()) == 100_000
+    assert main(words) == 0
+    assert "first request, its prompt made of 100000 tokens alone:" in capsys.readouterr().out
+
+
+def test_a_prompt_of_customary_length_is_shown_whole(capsys):
+    words = ["run", "--backend", "vllm", "--dry-run", "--isl", "100000", "--json"]
+    assert main(words) == 0
+    request = json.loads(capsys.readouterr().out)["request"]
+    assert "prompt_tokens_shown" not in request
+    assert len(request["body"]["prompt"].split()) == 100_000
