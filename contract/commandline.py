@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from contract.errors import ConfigError, DataError, LabError, nearest
 
@@ -38,6 +38,10 @@ class Parser(argparse.ArgumentParser):
             word = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
             message += _meant(word, _options(self))
         raise ConfigError(message)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """As argparse does, but for hiding that it could not."""
+        (file or sys.stderr).write(message)
 
 
 def number(
@@ -85,6 +89,10 @@ def integer(*, at_least: int, at_most: int | None = None) -> Callable[[str], int
     return parse
 
 
+# A full disk behind stdout, one that was closed, a pipe that nobody reads any more.
+UNPRINTABLE = (errno.ENOSPC, errno.EBADF, errno.EPIPE)
+
+
 class Interrupted(BaseException):
     """A signal reached a command that does not drain; carries the exit code."""
 
@@ -106,8 +114,9 @@ def run(build: Callable[[], Parser], argv: Sequence[str] | None = None) -> int:
     """Parse by what `build` makes and run one command; returns the exit code of the table in
     docs/exit_codes.md.
 
-    The chosen subparser stores its function as `command`. A closed pipe on stdout ends
-    quietly, as for any Unix filter; a full disk behind it is exit 4.
+    The chosen subparser stores its function as `command`. A pipe on stdout that nobody reads any
+    more ends quietly, as for any Unix filter; a full disk behind it, or a stdout that was closed
+    before (`>&-`), is exit 4, unless the command ends with an error of its own.
     """
     _stand_in_for_closed_streams()
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -123,19 +132,32 @@ def run(build: Callable[[], Parser], argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGINT
     except Interrupted as interrupted:
         return interrupted.exit_code
-    except BrokenPipeError:
-        _forget_stdout()
-        return 0
     except OSError as error:
-        if error.filename is not None or error.errno != errno.ENOSPC:
+        if error.filename is not None or error.errno not in UNPRINTABLE:
             raise
-        _forget_stdout()
-        say("error", f"standard output: {error.strerror}")
-        return DataError.exit_code
+        return _unprinted(error)
+
+
+def _unprinted(error: OSError) -> int:
+    """The exit code where stdout took no more. What a command failed of, and said what it had
+    measured all the same, comes first."""
+    _forget_stdout()
+    if isinstance(error.__context__, LabError):
+        ended = error.__context__
+    elif error.errno == errno.EPIPE:
+        return 0
+    else:
+        why = "it is closed" if error.errno == errno.EBADF else error.strerror
+        ended = DataError(f"standard output: the result cannot be printed ({why})")
+    say("error", str(ended))
+    return ended.exit_code
 
 
 def _command(parser: Parser, argv: Sequence[str] | None) -> int:
-    arguments = parser.parse_args(argv)
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as printed:  # --help, --version
+        return int(printed.code or 0)
     command: Command | None = getattr(arguments, "command", None)
     if command is None:
         raise ConfigError(f"no command given, allowed: {', '.join(_subcommands(parser))}")
@@ -150,11 +172,12 @@ def _command(parser: Parser, argv: Sequence[str] | None) -> int:
 
 def _stand_in_for_closed_streams() -> None:
     """A closed stdout or stderr (`>&-`) becomes the null device: what is opened later must not
-    land on its number, and a sign the terminal cannot show must not end a command."""
-    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+    land on its number, and a sign the terminal cannot show must not end a command. What stdout
+    is told cannot be told, so that its stand-in refuses it."""
+    for name, descriptor, mode in (("stdout", 1, os.O_RDONLY), ("stderr", 2, os.O_WRONLY)):
         stream = getattr(sys, name)
         if stream is None:
-            null = os.open(os.devnull, os.O_WRONLY)
+            null = os.open(os.devnull, mode)
             if null != descriptor:
                 os.dup2(null, descriptor)
                 os.close(null)

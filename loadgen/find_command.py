@@ -150,8 +150,10 @@ def _search(config: RunConfig, search: Search, *, as_json: bool) -> int:
         run_command.drive(conduct)
     finally:
         if conduct.path is not None:
-            _write(search, conduct, as_json=as_json)
-            said(f"run directory: {conduct.path}")
+            try:
+                _write(search, conduct, as_json=as_json)
+            finally:
+                said(f"run directory: {conduct.path}")
     if conduct.interrupted is not None:
         return 128 + conduct.interrupted
     if search.standing.best is None:

@@ -144,17 +144,22 @@ def command(arguments: argparse.Namespace) -> int:
     try:
         drive(conduct)
     finally:
-        if conduct.summaries:
-            from loadgen.summary import run_summary, table
-
-            document = {
-                **run_summary(conduct.manifest, conduct.summaries),
-                "path": str(conduct.path),
-            }
-            print(json.dumps(document) if arguments.json else table(conduct.summaries), flush=True)
-        if conduct.path is not None:
-            said(f"run directory: {conduct.path}")
+        try:
+            if conduct.summaries:
+                print(_result(conduct, as_json=arguments.json), flush=True)
+        finally:
+            if conduct.path is not None:
+                said(f"run directory: {conduct.path}")
     return 0 if conduct.interrupted is None else 128 + conduct.interrupted
+
+
+def _result(conduct: Conduct, *, as_json: bool) -> str:
+    from loadgen.summary import run_summary, table
+
+    if not as_json:
+        return table(conduct.summaries)
+    summary = run_summary(conduct.manifest, conduct.summaries)
+    return json.dumps({**summary, "path": str(conduct.path)})
 
 
 @loading()

@@ -21,24 +21,41 @@ def shell(environment, tmp_path, line):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["loadgen models", "analysis plan --request-rate 2"])
-def test_a_full_stdout_is_exit_4_and_a_closed_one_is_nobodys_business(
+@pytest.mark.parametrize(
+    "command", ["loadgen models", "analysis plan --request-rate 2", "loadgen --help"]
+)
+def test_a_result_that_cannot_be_printed_is_exit_4_but_where_nobody_reads_on(
     environment, tmp_path, command, error_line
 ):
     full = shell(environment, tmp_path, f"$PY -m {command} >/dev/full")
-    assert "standard output" in error_line(full, 4)
-    assert shell(environment, tmp_path, f"$PY -m {command} >&-").returncode == 0
+    assert "standard output: the result cannot be printed (No space" in error_line(full, 4)
+    closed = shell(environment, tmp_path, f"$PY -m {command} >&-")
+    assert "standard output: the result cannot be printed (it is closed)" in error_line(closed, 4)
+    assert shell(environment, tmp_path, f"$PY -m {command} >&- 2>&-").returncode == 4
     headed = shell(environment, tmp_path, f"set -o pipefail; $PY -m {command} | head -1")
     assert (headed.returncode, headed.stderr, headed.stdout.count("\n")) == (0, "", 1)
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_a_run_without_streams_is_written_all_the_same(environment, tmp_path, closed):
-    line = f"$PY -m loadgen run {' '.join(FAST)} --agents 1 --request-count 5 {closed}"
-    assert shell(environment, tmp_path, line).returncode == 0
+@pytest.mark.parametrize(("closed", "code"), [(">&-", 4), ("2>&-", 0), (">&- 2>&-", 4)])
+def test_a_run_without_streams_is_written_all_the_same(environment, tmp_path, closed, code):
+    line = f"$PY -m loadgen run {' '.join(FAST)} --agents 1 --request-count 5 --json {closed}"
+    done = shell(environment, tmp_path, line)
+    assert done.returncode == code
+    if "2>&-" not in closed:
+        assert "error: standard output" in done.stderr
+        assert "run directory: runs/" in done.stderr
     run = Run.open(find_run(tmp_path / "runs", "latest"))
     assert run.status == "complete"
     assert len(list(run.records())) >= 6
+
+
+@pytest.mark.parametrize("lost", [">&-", ">/dev/full", "| true"])
+def test_what_a_run_failed_of_is_said_wherever_its_table_went(environment, tmp_path, fake, lost):
+    url = fake("--fail", "all=busy")
+    words = f"--backend openai --base-url {url} --metrics-port 0 --agents 1 --request-count 2"
+    done = shell(environment, tmp_path, f"set -o pipefail; $PY -m loadgen run {words} {lost}")
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1].startswith("error: no request succeeded in stage 1 (1 ag")
 
 
 def test_a_terminal_that_knows_no_signs_still_shows_the_table(environment, tmp_path):
