@@ -14,6 +14,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	python3 -m venv .venv
 	$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@$(PY) -m compileall -q agent analysis contract loadgen  # as an installed wheel is
 	@rm -f .venv/.installed-* && touch $@
 
 # Debian's Prometheus, when we may install it; otherwise the line that does.
