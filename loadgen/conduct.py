@@ -78,6 +78,7 @@ class Conduct:
     _journal: Journal = field(init=False)
     _crew: Crew | None = field(init=False, default=None)
     _whole: bool = field(init=False, default=True)  # whether all that was written is merged
+    _aborted: int | None = field(init=False, default=None)  # requests in flight by a second signal
     _answered: bool = field(init=False, default=False)  # a request has ended ok
 
     def __post_init__(self) -> None:
@@ -171,6 +172,8 @@ class Conduct:
                     await self._stage(plan)
                 if self.interrupted is not None:
                     note = f"interrupted by {signal.Signals(self.interrupted).name}"
+                    if self._aborted is not None:
+                        note += f", {_in_flight(self._aborted)} aborted"
                     break
             else:
                 status, note = "complete", ""
@@ -291,10 +294,16 @@ class Conduct:
             return
         if self.interrupted is None:
             self.interrupted = number
-            self.said("stopping: draining what is in flight, again to abort it")
+            waited_for = _in_flight(0 if stage is None else stage.in_flight)
+            self.said(
+                f"stopping: draining {waited_for}, {self.config.grace_period:g} s at most; "
+                "again to abort"
+            )
             if stage is not None:
                 stage.stop()
-        elif stage is not None:
+        elif stage is not None and self._aborted is None:
+            self._aborted = stage.in_flight
+            self.said(f"aborting: {_in_flight(self._aborted)}, recorded as cancelled")
             stage.abort()
 
     async def _watch(self) -> None:
@@ -346,6 +355,10 @@ class Conduct:
         # Scrapes are counted on another thread, hence no event to wait for.
         while self._server.scrapes < seen + 2 and time.monotonic() < give_up:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
+
+
+def _in_flight(requests: int) -> str:
+    return f"{number_of(requests, 'request')} in flight" if requests else "nothing in flight"
 
 
 def _not_reset(stages: dict[int, str]) -> str:

@@ -19,6 +19,8 @@ def show(name: str, root: str, *, as_json: bool) -> int:
     document, rest = counted(run, found), unfinished(run, found)
     for warning in run.warnings:
         say("warning", warning)
+    if run.manifest.note:
+        say("warning", f"run {run.manifest.run} ({run.status}): {run.manifest.note}")
     if run.stages and rest:
         names = "; ".join(map(str, rest))
         say("warning", f"run {run.manifest.run} ({run.status}) did not finish {names}")

@@ -220,6 +220,9 @@ def _level(stage: dict[str, Any]) -> str:
 
 def _rates(stage: dict[str, Any]) -> list[str]:
     failed = [v["name"] for v in stage["verdicts"] if v["checked"] and not v["ok"]]
+    doubts = ["cut short"] * (not stage["complete"]) + [f"failed {', '.join(failed)}"] * bool(
+        failed
+    )
     return [
         _level(stage),
         f"{stage['outcomes'].get('ok', 0)}/{sum(stage['outcomes'].values())}",
@@ -227,7 +230,7 @@ def _rates(stage: dict[str, Any]) -> list[str]:
         _number(stage["output_tokens_per_second"]),
         _number(stage["in_flight"]),
         *(_ms(stage[name], named(LAG_PERCENTILE)) for name in ("send_lag", "loop_lag")),
-        "ok" if stage["good"] else "failed " + ", ".join(failed) if failed else "cut short",
+        "; ".join(doubts) or "ok",
     ]
 
 

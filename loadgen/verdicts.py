@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from contract.records import Verdict
 from contract.steady import batch_means, quantile, trend
+from contract.words import number_of
 from loadgen.durations import Durations
 
 LOOP_LAG_SECONDS, LOOP_LAG_SHARE = 0.010, 0.05
@@ -65,9 +66,10 @@ def verdicts(evidence: Evidence) -> list[Verdict]:
 def _success(e: Evidence) -> Verdict:
     total = e.completions
     share = e.failures / total if total else None
+    says = f"{e.failures} of {number_of(total, 'request')} in the window did not end ok"
     return Verdict(
         "failures", total > 0 and (share or 0.0) <= 0.01, share, 0.01, "ratio",
-        f"{e.failures} of {total} requests in the window did not end ok",
+        says if total else "no request ended in the window",
     )  # fmt: skip
 
 

@@ -269,14 +269,22 @@ def test_a_folder_that_takes_no_run_is_refused_before_anything_is_asked(
     assert [entry.name for entry in tmp_path.iterdir()] == ["a-file"]
 
 
-def test_a_second_signal_aborts_what_is_in_flight(start, fake, log_of, tmp_path, wait_until):
+def test_a_second_signal_aborts_what_is_in_flight(start, cli, fake, log_of, tmp_path, wait_until):
     url = fake("--fail", "all=stall", "--slots", "4")
     process = start("loadgen", "run", *QUICK, "--base-url", url, "--agents", "4")
     wait_until(lambda: log_of(url)["in_flight"] == 4)
     process.send_signal(signal.SIGINT)
-    assert "again to abort" in next(line for line in process.stderr if "draining" in line)
+    draining = next(line for line in process.stderr if "draining" in line)
+    assert draining == "stopping: draining 4 requests in flight, 30 s at most; again to abort\n"
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    out, err = process.communicate(timeout=20)
     assert process.returncode == 130
+    assert err.splitlines()[0] == "aborting: 4 requests in flight, recorded as cancelled"
+    assert "cut short; failed failures" in out
+    assert "4 agents: failures: no request ended in the window" in out
     assert run_of(tmp_path).status == "partial"
+    note = "interrupted by SIGINT, 4 requests in flight aborted"
+    assert run_of(tmp_path).manifest.note == note
+    shown = cli("loadgen", "show")
+    assert f"(partial): {note}\n" in shown.stderr
     assert [record.outcome for record in run_of(tmp_path).records()] == ["cancelled"] * 4
