@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO
 
 from contract.errors import ConfigError, DataError, LabError, nearest
+from contract.words import one_line
 
 VERSION = "0.1.0"
 
@@ -106,8 +107,9 @@ def _on_signal(number: int, _frame: object) -> None:
 
 
 def say(kind: str, text: str, stream: TextIO | None = None) -> None:
-    """Print one `error:` or `warning:` line to stderr, whatever newlines `text` holds."""
-    print(f"{kind}: {' '.join(str(text).split())}", file=stream or sys.stderr)
+    """Print one `error:` or `warning:` line to stderr, whatever newlines and other signs that are
+    not to be printed `text` holds."""
+    print(f"{kind}: {one_line(text)}", file=stream or sys.stderr)
 
 
 def run(build: Callable[[], Parser], argv: Sequence[str] | None = None) -> int:

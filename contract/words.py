@@ -1,6 +1,11 @@
-"""Numbers with their nouns, as a reader says them. Standard library only."""
+"""Words as a reader sees them: on one line, numbers with their nouns. Standard library only."""
 
 from __future__ import annotations
+
+
+def one_line(text: str) -> str:
+    """Without newlines, and without the signs that would steer a terminal."""
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(text.split()))
 
 
 def number_of(count: float, noun: str) -> str:

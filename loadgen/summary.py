@@ -9,6 +9,7 @@ from typing import Any
 from contract.records import Manifest, Stage
 from contract.steady import quantile
 from contract.text_table import render
+from contract.words import number_of, one_line
 from loadgen.durations import Durations
 from loadgen.goodput import attainment
 from loadgen.percentiles import CUSTOMARY, named
@@ -33,12 +34,14 @@ DEFINITIONS = {
     "of a first token and of a gap, seconds",
     "goodput": "requests that met every objective / (end - start); failures count against the "
     "share; itl is (last - first token) / (chunks - 1) per request",
+    "most_often": "the commonest error of the window's requests that did not end ok",
     "in_flight": "time average over the window of requests between due and ended",
     "addresses": "of several servers each one's measured requests, by the same definitions; those "
     "that were never sent are nobody's",
     "quantiles": "linear interpolation between order statistics of the pooled values",
 }
 LAG_PERCENTILE = 99.0
+LONG_ERROR = 120  # characters of a server's words in a table
 
 
 def stage_summary(
@@ -69,6 +72,7 @@ def stage_summary(
         "seconds": seconds,
         "sent": stage.sent,
         "outcomes": stage.outcomes,
+        "most_often": _most_often(tally),
         "requests_per_second": _rate(ok, seconds),
         "output_tokens_per_second": _rate(tally.output_tokens, seconds),
         "prompt_tokens_mean": mean(tally.prompt_tokens, ok),
@@ -91,6 +95,11 @@ def stage_summary(
         ],
         **({"addresses": _parts(tally, addresses, seconds, percentiles)} if addresses else {}),
     }
+
+
+def _most_often(tally: Tally) -> dict[str, Any] | None:
+    """Why most requests of the window that were not ok were not."""
+    return next(({"error": e, "requests": n} for e, n in tally.reasons.most_common(1)), None)
 
 
 def _parts(
@@ -159,7 +168,7 @@ def table(stages: Sequence[dict[str, Any]]) -> str:
         if verdict["checked"] and not verdict["ok"]
     ]
     outcomes = [
-        f"  {stage['level']}: not ok: {failed}"
+        f"  {stage['level']}: not ok: {failed}{_because(stage.get('most_often'))}"
         for stage in stages
         if (failed := _not_ok(stage["outcomes"]))
     ]
@@ -286,6 +295,14 @@ def _number(value: float | None) -> str:
     if value == 0 or abs(value) >= 100:
         return f"{value:.0f}"
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def _because(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    error, times = one_line(found["error"]), number_of(found["requests"], "time")
+    shown = error if len(error) <= LONG_ERROR else f"{error[:LONG_ERROR]}…"
+    return f"; most often, {times}: {shown}"
 
 
 def _not_ok(outcomes: dict[str, int]) -> str:

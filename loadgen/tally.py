@@ -50,9 +50,18 @@ class Counts:
 
     def _fail(self, outcome: str, error: str | None) -> None:
         reason = f"{outcome}: {error or 'no detail'}"
-        if reason not in self.reasons and len(self.reasons) >= MOST_REASONS:
-            reason = f"{outcome}: other"
-        self.reasons[reason] += 1
+        _count(self.reasons, reason, f"{outcome}: other")
+
+
+def _count(reasons: Counter[str], reason: str, other: str) -> None:
+    """Once more for this reason; for the other ones where too many are told apart already."""
+    reasons[reason if reason in reasons or len(reasons) < MOST_REASONS else other] += 1
+
+
+def of_this_machine(record: RequestRecord) -> bool:
+    """Whether a request reached nobody for a lack of this machine's, which says nothing of the
+    target."""
+    return record.outcome == "unreachable" and "on this machine" in (record.error or "")
 
 
 def _floats() -> array[float]:
@@ -110,6 +119,7 @@ class Tally:
     merged_first: int = 0  # first tokens that were read together with the second
     cached_tokens: int = 0
     token_pairs: list[tuple[int, int]] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)  # measured, and why not ok
     unreached: int = 0  # measured: the last so many ended without reaching anybody
     heard: float | None = None  # when the last measured request before them ended
     parts: defaultdict[int, Part] = field(default_factory=lambda: defaultdict(Part))  # by address
@@ -140,10 +150,12 @@ class Tally:
             return
         self.outcomes[record.outcome] += 1
         self.measured_stays.append(record.ended - record.due)
-        if record.outcome == "unreachable":
-            self.unreached += 1
-        else:
+        if record.outcome != "ok":
+            _count(self.reasons, record.error or "no detail", "other")
+        if record.outcome != "unreachable":
             self.unreached, self.heard = 0, record.ended
+        elif not of_this_machine(record):
+            self.unreached += 1
         if self.objectives is not None:
             self.mets.append(self.objectives.met_by(record))
         if record.address is not None:

@@ -119,7 +119,7 @@ def _summary(run: Run, warnings: list[str]) -> dict[str, Any]:
             f"{file}: not a summary ({error}); counted again from the records, "
             "which do not hold every loop lag"
         )
-    return counted(run, tallied(run))
+    return counted(run)
 
 
 def _read_summary(text: bytes) -> dict[str, Any]:
@@ -152,8 +152,9 @@ def tallied(run: Run) -> defaultdict[int, Tally]:
     return tallies(run.records(), parse_goodput(asked) if asked else None)
 
 
-def counted(run: Run, found: defaultdict[int, Tally]) -> dict[str, Any]:
+def counted(run: Run, found: defaultdict[int, Tally] | None = None) -> dict[str, Any]:
     """The summary of a run's finished stages, from the tallies of its records."""
+    found = tallied(run) if found is None else found
     percentiles = parse_percentiles(run.manifest.config.get("percentiles", CUSTOMARY))
     addresses = run.manifest.addresses
     stages = [

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-NOT_FLAT = ("verdicts", "slices")
+NOT_FLAT = ("verdicts", "slices", "most_often")
 
 
 def flat(stage: Mapping[str, Any]) -> dict[str, Any]:

@@ -101,3 +101,18 @@ def test_without_a_cap_or_a_server_nothing_is_counted(cli):
     limit = partial(limited, 128, 128)
     for words in (("--request-rate", "5", "--backend", "vllm"), ("--agents", "4096")):
         assert cli("loadgen", "run", *words, "--dry-run", preexec_fn=limit).returncode == 0
+
+
+@pytest.mark.parametrize("client", ["wire", "aiohttp"])
+def test_an_open_loop_that_runs_out_of_them_names_this_machine_not_the_target(
+    cli, fake, tmp_path, client
+):
+    url = fake("--slots", "1", "--service-seconds", "0.5")
+    words = ("--request-rate", "60", "--duration", "4", "--grace-period", "0", "--client", client)
+    done = cli(*command(url), *words, preexec_fn=partial(limited, 120, 120))
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if "not ok:" in line]
+    assert re.search(r"60 requests/s: not ok: (\d+) unreachable; most often, \1 times: ", line)
+    assert line.endswith("no file descriptor left on this machine: raise ulimit -n")
+    run = Run.open(find_run(tmp_path / "runs", "latest"))
+    assert run.stages[0].complete

@@ -1,10 +1,14 @@
 """When a target counts as gone: not for a failure, not for a gap, but for the end of a window."""
 
+import errno
+from dataclasses import replace
+
 import pytest
 
 from contract.records import RequestRecord
 from loadgen.stage_end import gone
 from loadgen.tally import tallies
+from loadgen.wire.connect import refusal
 
 
 def tally_of(outcomes, phase="measured"):
@@ -51,3 +55,16 @@ def test_a_server_that_fails_is_there(outcome):
 def test_a_window_nobody_was_reached_in_at_all():
     assert away(["unreachable"] * 10, end=10.0)
     assert not gone(tally_of(["unreachable"] * 10, phase="drain"), 1, 5.0, 5.0)
+
+
+def test_a_lack_of_this_machine_says_nothing_of_the_target():
+    lacking = refusal(OSError(errno.EMFILE, "Too many open files"))
+    records = [
+        RequestRecord("r", 1, 0, seq, 1, "measured", outcome, seq, seq + 1.0, error=error)
+        for seq, (outcome, error) in enumerate(
+            [("ok", None)] * 50 + [("unreachable", lacking)] * 50
+        )
+    ]
+    assert not gone(tallies(records)[1], 1, 0.0, 100.0)
+    refused = [replace(record, error="connection refused") for record in records]
+    assert gone(tallies(refused)[1], 1, 0.0, 100.0)

@@ -1,7 +1,7 @@
 import pytest
 
 from contract.records import StageKey
-from contract.words import number_of
+from contract.words import number_of, one_line
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,8 @@ def test_a_noun_is_singular_of_one_alone(count, says):
 )  # fmt: skip
 def test_a_level_reads_as_one_says_it(agents, rate, says):
     assert StageKey("hf", "m", agents, 8, 8, request_rate=rate).level == says
+
+
+def test_what_a_server_says_does_not_steer_the_terminal():
+    assert one_line("a\nb\x1b[31m c\x07") == "a b\ufffd[31m c\ufffd"
+    assert one_line("Grüße, 世界 · …") == "Grüße, 世界 · …"
