@@ -11,7 +11,10 @@ EXTRAS := fast,hf,analysis,gpu,dev
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+# Installing compiles the lane: anew whenever a source of it has changed.
+LANE := $(wildcard loadgen/lane/*.pyx loadgen/lane/*.pxi loadgen/lane/*.pxd loadgen/lane/*.h)
+
+$(STAMP): pyproject.toml constraints.txt $(LANE)
 	python3 -m venv .venv
 	$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@$(PY) -m compileall -q agent analysis contract loadgen  # as an installed wheel is
@@ -92,4 +95,4 @@ constraints: setup
 	$(PY) tools/renew_constraints.py
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist *.egg-info loadgen/lane/*.c loadgen/lane/*.so

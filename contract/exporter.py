@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import accumulate
 from socketserver import TCPServer
@@ -99,6 +99,12 @@ class Cells:
         """Take one value."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self.total += value
+
+    def merge(self, counts: Sequence[int], total: float) -> None:
+        """Take many values: how many fell in each bucket, the last without a bound, and their
+        sum."""
+        self._counts = [mine + more for mine, more in zip(self._counts, counts, strict=True)]
+        self.total += total
 
     def cumulated(self) -> list[tuple[str, float]]:
         """How many values are at most each bound, as Prometheus wants them."""

@@ -31,9 +31,12 @@ class LineFile:
     def append(self, documents: Iterable[Any]) -> None:
         """Each document a line, all in one write. DataError on a disk that takes no more; those
         that fit are there."""
-        lines = [orjson.dumps(each, option=orjson.OPT_APPEND_NEWLINE) for each in documents]
+        self.append_lines(b"".join(map(line_of, documents)))
+
+    def append_lines(self, lines: bytes) -> None:
+        """The same of documents that are lines already."""
         try:
-            _write(self.open(), b"".join(lines))
+            _write(self.open(), lines)
         except OSError as error:
             raise DataError(
                 f"{self.path}: cannot be written ({error.strerror}); earlier lines stay readable"
@@ -49,6 +52,11 @@ class LineFile:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def line_of(document: Any) -> bytes:
+    """A document as a line."""
+    return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _write(descriptor: int, lines: bytes) -> None:

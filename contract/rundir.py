@@ -84,6 +84,10 @@ class RunWriter:
         """Each record one line, all of them in one unbuffered write."""
         self._requests.append(records)
 
+    def append_lines(self, lines: bytes) -> None:
+        """The same of records that are lines already."""
+        self._requests.append_lines(lines)
+
     def append_reply(self, document: dict[str, Any]) -> None:
         """What was asked and answered, one line; for the user's eyes alone."""
         self._replies.append([document])

@@ -146,7 +146,7 @@ class Conduct:
             self.config, manifest.run, self.backend.tokenizer(), self._keep_reply
         )
         self._writer = RunWriter(Path(self.config.output_dir), manifest)
-        self._journal = Journal(self._writer.append_requests, self._unwritable)
+        self._journal = Journal(self._writer.append_lines, self._unwritable)
         self._observer = Observer(instruments, manifest)
         self.path = self._writer.path
         self.progress.stages = len(planned)

@@ -10,10 +10,11 @@ a task for each would cost more than the request itself.
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from contract.errors import BackendError
 from contract.records import StageKey
@@ -29,6 +30,13 @@ from loadgen.window import Windowed
 Then = Callable[[str, float], None]
 
 MOST_WARM = 512  # connections opened before a stage's clock starts
+
+
+@runtime_checkable
+class Laned(Protocol):
+    """A backend that has a short way for plain requests (`loadgen.lane`)."""
+
+    def lane(self, stage: StageRun) -> Any: ...
 
 
 class Source(Protocol):
@@ -150,8 +158,9 @@ class StageRun(Windowed):
     source: Source
     origin: float | None = None
     due: float | None = None
-    flights: set[Flight] = field(default_factory=set)
+    flights: set[Any] = field(default_factory=set)
     between: Callable[[], None] = lambda: None
+    lane: Any = None  # the short way, where this stage may take it
     _stamped: Stamped | None = None
     _aborted: asyncio.Event = field(default_factory=asyncio.Event)
     _emptied: asyncio.Event = field(default_factory=asyncio.Event)
@@ -161,6 +170,8 @@ class StageRun(Windowed):
         request alone has to build is there from now on."""
         with suppress(BackendError):
             await self.backend.warm(min(MOST_WARM, self.plan.load.at_once))
+        if isinstance(self.backend, Laned):
+            self.lane = self.backend.lane(self)
         if not self.source.listens:
             self.prepare(0, 0)
         settle()
@@ -185,6 +196,8 @@ class StageRun(Windowed):
             driving.cancel()
             await asyncio.gather(driving, return_exceptions=True)
             await self._give_up()
+            if self.lane is not None:
+                self.lane.close()
             pulse.close()
             self.drained = self.clock()
             if self._stamped is not None:
@@ -196,19 +209,58 @@ class StageRun(Windowed):
         """The name of one request of this stage."""
         return Ids(self.run, self.plan.number, self.plan.key.agents, agent, seq)
 
-    def prepare(self, agent: int, seq: int) -> Ready:
-        """All of a request that can be done before it is due."""
+    def prepare(self, agent: int, seq: int) -> Any:
+        """All of a request that can be done before it is due; what `send` takes."""
+        return self.ready(agent, seq) if self.lane is None else self.lane.prepare(agent, seq)
+
+    def ready(self, agent: int, seq: int) -> Ready:
+        """The same for the general way."""
         ids = self.ids(agent, seq)
         request = self.source.request(ids.stage, agent, seq)
         request.id = str(ids)
         return Ready(ids, request, self.backend.prepare(request))
 
-    def send(self, due: float, ready: Ready, then: Then) -> None:
+    def send(self, due: float, ready: Any, then: Then) -> None:
         """Let a request fly; `then` is called when it has landed and was recorded."""
+        if self.lane is not None:
+            self.lane.send(ready, due, then)
+            return
         watch = Stopwatch(self.clock, due)
         flight = Flight(self, watch, ready.ids, ready.request, then)
         self.flights.add(flight)
         flight.cancel = self.backend.begin(ready.prepared, watch, self.plan.timeout, flight)
+
+    def flown(self, flight: Any) -> None:
+        """One has ended ok on the lane."""
+        now = flight.ended
+        self.between()
+        flight.phase = self.phase(now)
+        try:
+            self.take(flight)
+            flight.then("ok", now)
+        except BaseException as error:  # noqa: BLE001  # raised again where the stage is driven
+            self.fail(error)
+        if not self.flights:
+            self.landed_all()
+
+    def hand_over(
+        self, flown: Any, connection: Any, reads: list[bytes], marks: array[float]
+    ) -> Flight:
+        """Let a request of the lane go the general way, with what came so far; it is sent if it
+        was not."""
+        ready, timeout = self.ready(flown.agent, flown.seq), self.plan.timeout
+        watch = Stopwatch(self.clock, flown.due, marks=marks)
+        flight = Flight(self, watch, ready.ids, ready.request, flown.then)
+        self.flights.discard(flown)
+        self.flights.add(flight)
+        if connection is None:
+            flight.cancel = self.backend.begin(ready.prepared, watch, timeout, flight)
+        else:
+            watch.sent_at = flown.sent
+            flight.cancel = self.backend.resume(  # type: ignore[attr-defined]  # it has a lane
+                ready.prepared, watch, timeout, flight, (connection, reads, flown.deadline)
+            )
+        return flight
 
     @property
     def in_flight(self) -> int:

@@ -17,6 +17,7 @@ from contract.processes import started
 from contract.records import SCHEMA_VERSION, Manifest, StageKey
 from loadgen.backends.base import Target
 from loadgen.config import RunConfig
+from loadgen.lane import COMPILED
 
 
 def manifest_of(
@@ -106,8 +107,10 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of ourselves, the interpreter and the loaded libraries a figure may depend on."""
+    """Versions of ourselves, the interpreter and the loaded libraries a figure may depend on, and
+    whether the lane is there."""
     found = {"loadstone": VERSION, "python": platform.python_version()}
+    found["lane"] = "compiled" if COMPILED else "absent"
     for name in ("aiohttp", "uvloop", "torch", "transformers"):
         if name in sys.modules:
             found[name] = str(sys.modules[name].__version__)

@@ -70,7 +70,8 @@ def add_target_flags(parser: argparse.ArgumentParser) -> None:
               "llama-server: native (default), completions, chat")  # fmt: skip
     flag("--header", action="append", dest="headers", metavar="NAME:VALUE",
          help="servers: one more header; $VARIABLE comes from the environment")  # fmt: skip
-    flag("--client", choices=("wire", "aiohttp"), help="servers: our HTTP client, or the stock one")
+    flag("--client", choices=("wire", "general", "aiohttp"),
+         help="servers: our HTTP client, ours without its lane, or the stock one")  # fmt: skip
     flag("--stamps", choices=("kernel", "user"), help="servers: who stamps arrivals, where it can")
     flag("--device", choices=("auto", "cpu", "cuda"), help="hf: where the model runs")
     flag("--threads", type=integer(at_least=1, at_most=1024), help="hf: CPU threads (default 1)")

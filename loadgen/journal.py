@@ -10,15 +10,16 @@ from collections.abc import Callable
 
 from contract.errors import DataError
 from contract.records import RequestRecord
+from loadgen.lane import lines
 
 
 class Journal:
-    """Hands on to `append` what ended in one turn of the loop in its next, before it waits for
-    anything. `failed` hears of a file that took no more then."""
+    """Hands on to `append`, as lines, what ended in one turn of the loop in its next, before it
+    waits for anything. `failed` hears of a file that took no more then."""
 
     def __init__(
         self,
-        append: Callable[[list[RequestRecord]], None],
+        append: Callable[[bytes], None],
         failed: Callable[[DataError], None],
     ) -> None:
         self._append = append
@@ -35,7 +36,7 @@ class Journal:
         """Write what is there now. DataError."""
         ended, self._ended = self._ended, []
         if ended:
-            self._append(ended)
+            self._append(lines(ended))
 
     def _in_turn(self) -> None:
         try:

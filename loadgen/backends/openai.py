@@ -58,6 +58,11 @@ class OpenAiDialect:
         if body.streaming:
             self._fixed["stream_options"] = {"include_usage": True}
 
+    @property
+    def streams(self) -> bool:
+        """Whether answers come event by event."""
+        return self._body.streaming
+
     def render(self, request: Request, model: str) -> WireRequest:
         """The request's bytes; usage is asked for because a chunk is not a token."""
         tokens = request.output_tokens

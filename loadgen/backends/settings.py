@@ -56,7 +56,7 @@ class WireSettings(StrictModel):
     base_url: tuple[str, ...] | None = None
     route: Literal["round-robin", "least-busy"] | None = None
     wait_ready: Annotated[float, Field(ge=0, le=86_400)] = 0.0  # seconds
-    client: Literal["wire", "aiohttp"] = "wire"
+    client: Literal["wire", "general", "aiohttp"] = "wire"
     stamps: Literal["kernel", "user"] = "kernel"
     headers: dict[str, str] = Field(default_factory=dict)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from contract.errors import TargetError
 from contract.records import ServerFacts
@@ -18,6 +18,9 @@ from loadgen.backends.base import Dialect, Landing, Request, Target, WireRespons
 from loadgen.backends.families import Family, Page
 from loadgen.stopwatch import Facts, Stopwatch
 from loadgen.wire import Prepared, ServerBackend, WireOptions
+
+if TYPE_CHECKING:
+    from loadgen.engine import StageRun
 
 UNLOAD_SECONDS, UNLOAD_STEP = 60.0, 0.05
 # A prompt of which the server counted less than this share of its words was cut: a token never
@@ -132,6 +135,10 @@ class Surveyed(Answering):
         return super().begin(
             prepared, watch, timeout, _Cold(self, watch, landing) if self._cold else landing
         )
+
+    def lane(self, stage: StageRun) -> Any:
+        """None as well while the model is not in memory."""
+        return None if self._cold else super().lane(stage)
 
     def facts(self, request: Request, response: WireResponse, watch: Stopwatch) -> Facts:
         """What an exchange came to, with a cut prompt noted where there is evidence of it."""

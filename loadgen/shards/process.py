@@ -153,9 +153,9 @@ class Shard:
     def _emit(self, record: RequestRecord) -> None:
         self._journal.add(record)
 
-    def _append(self, records: list[RequestRecord]) -> None:
-        self._requests.append(records)
-        self._written += len(records)
+    def _append(self, lines: bytes) -> None:
+        self._requests.append_lines(lines)
+        self._written += lines.count(b"\n")
 
 
 async def serve(end: socket.socket) -> None:

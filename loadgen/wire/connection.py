@@ -8,22 +8,16 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import struct
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 
 from contract.errors import BackendError
 from contract.records import StampSource
+from loadgen.lane import Channel, Inlet
 from loadgen.stamp_stats import StampStats
 from loadgen.wire.answer import Answer
-from loadgen.wire.stamps import (
-    ANCILLARY,
-    READ_SIZE,
-    TIMESPEC,
-    Clocks,
-    ask_for_stamps,
-)
+from loadgen.wire.stamps import ask_for_stamps
 
 _BROKE_OFF = "the server broke the connection off"
 _NO_ANSWER = "the server closed the connection without an answer"
@@ -38,9 +32,8 @@ class Connection(asyncio.Protocol):
     `release` closes what the transport came from; it is called once, when the connection ends.
     """
 
-    __slots__ = ("_fd", "_left", "_marks", "_over", "_read", "_release", "_shift", "_stamp",
-                 "_stats", "_transport", "answer", "broken", "heard", "open", "seconds",
-                 "used")  # fmt: skip
+    __slots__ = ("_over", "_release", "_stats", "_transport", "answer", "broken", "channel",
+                 "descriptor", "heard", "open", "seconds", "used")  # fmt: skip
 
     stamper: StampSource = "user"
 
@@ -61,11 +54,9 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         self._release = release
         self._stats = stats
-        self._fd = -1 if secure(transport) else transport.get_extra_info("socket").fileno()
-        self._marks: array[float]
-        self._stamp: Callable[[float], None]
-        self._read: Callable[[bytes], None]
-        self._rest()
+        # To be written to past the transport; -1 where that must not be.
+        self.descriptor = -1 if secure(transport) else transport.get_extra_info("socket").fileno()
+        self.channel = Channel(self)
         transport.set_protocol(self)
 
     def start(
@@ -75,27 +66,39 @@ class Connection(asyncio.Protocol):
 
         Reads append their instant plus `shift` to `marks`.
         """
-        self.heard = False
-        self.broken = None
-        self.answer = answer
-        self._read = answer.reads.append
-        self._marks = marks
-        self._stamp = marks.append
-        self._shift = shift
-        self._left = 0
-        self._over = over
+        self.carry(answer, marks, shift, over)
         sent = monotonic()
         self._write(payload)
         return sent
 
+    def carry(
+        self,
+        answer: Answer,
+        marks: array[float],
+        shift: float,
+        over: Over,
+        came: Sequence[bytes] = (),
+    ) -> None:
+        """What comes from now on is the answer's, after the reads that came already, whose
+        instants are in `marks`; its request is sent elsewhere."""
+        self.heard = False
+        self.broken = None
+        self.answer = answer
+        self.channel.expect(answer.reads, marks, shift)
+        self._over = over
+        for read in came:
+            answer.reads.append(read)
+            self._look()
+
     def data_received(self, data: bytes) -> None:
         now = monotonic()
         self._stats.user += 1
-        self._stamp(now + self._shift)
-        self._read(data)
-        self._left -= len(data)
-        if self._left <= 0 or data.endswith(b"\r\n\r\n") or len(data) < 4:
+        if self.channel.took(data, now):
             self._look()
+
+    def look_at(self, _instant: float) -> None:
+        """Something came then that may end an answer, or that nobody asked for."""
+        self._look()
 
     def eof_received(self) -> bool:
         self.connection_lost(None)
@@ -104,6 +107,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.open:
             return
+        self.channel.hand_over()
         self._shut()
         if self._over is None:
             return
@@ -136,7 +140,7 @@ class Connection(asyncio.Protocol):
             self._stats.firsts += 1
         answer = self.answer
         try:
-            self._left = answer.look()
+            self.channel.left = answer.look()
         except BackendError as error:
             self.stop(error.outcome, error.detail)
             return
@@ -148,30 +152,28 @@ class Connection(asyncio.Protocol):
     def _end(self) -> None:
         over = self._over
         self._count(len(self.answer.reads))
-        self._rest()
+        self.channel.rest()
+        self._over = None
         if over is not None:
             over(self)
 
     def _count(self, reads: int) -> None:
         """The reads of an answer, once it is there: ours were counted as they came."""
 
-    def _rest(self) -> None:
-        """Between exchanges: whatever comes is looked at."""
-        self._over = None
-        self._stamp = self._read = _forget
-        self._shift = 0.0
-        self._left = 0
-
     def _write(self, payload: bytes) -> None:
         """At once, past the loop's queue of writes, where the socket takes it."""
         written = 0
-        if self._fd >= 0:
+        if self.descriptor >= 0:
             try:
-                written = os.write(self._fd, payload)
+                written = os.write(self.descriptor, payload)
             except OSError:
                 written = 0  # the transport finds out what is wrong
         if written < len(payload):
-            self._transport.write(payload[written:] if written else payload)
+            self.write_rest(payload, written)
+
+    def write_rest(self, payload: bytes, written: int) -> None:
+        """What the socket did not take at once, by and by."""
+        self._transport.write(payload[written:] if written else payload)
 
     def _shut(self) -> None:
         self.open = False
@@ -186,7 +188,7 @@ class StampedConnection(Connection):
     does not let its transports' descriptors be watched. OSError when the system does not let us.
     """
 
-    __slots__ = ("_clocks", "_loop", "_receive", "_socket")
+    __slots__ = ("_inlet", "_socket")
 
     stamper: StampSource = "kernel"
 
@@ -196,56 +198,32 @@ class StampedConnection(Connection):
         release: Callable[[], None],
         stats: StampStats,
         seconds: float,
-        clocks: Clocks,
+        inlet: Inlet,
     ) -> None:
         own = transport.get_extra_info("socket")
+        self._inlet = inlet
         self._socket = socket.socket(own.family, own.type, own.proto, os.dup(own.fileno()))
         try:
             ask_for_stamps(self._socket)
+            super().__init__(transport, release, stats, seconds)
+            inlet.watch(self._socket, self.channel)
         except OSError:
             self._socket.close()
             raise
-        super().__init__(transport, release, stats, seconds)
-        self._receive = self._socket.recvmsg
-        self._clocks = clocks
-        self._loop = asyncio.get_running_loop()
         transport.pause_reading()
-        self._loop.add_reader(self._socket.fileno(), self._readable)
 
-    def _readable(self) -> None:
-        try:
-            data, ancillary, _, _ = self._receive(READ_SIZE, ANCILLARY)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self.connection_lost(error)
-            return
-        if not data:
-            self.connection_lost(None)
-            return
-        try:
-            seconds, nanoseconds = TIMESPEC.unpack(ancillary[0][2])
-        except (IndexError, struct.error):
-            self._stats.missing += 1
-            instant = monotonic()
-        else:
-            clocks = self._clocks
-            instant = seconds - clocks.base + nanoseconds * 1e-9 + clocks.offset
-        self._stamp(instant + self._shift)
-        self._read(data)
-        self._left -= len(data)
-        if self._left <= 0 or data.endswith(b"\r\n\r\n") or len(data) < 4:
-            stats = self._stats
-            stats.skip -= 1
-            if stats.skip <= 0 and self._over is not None:
-                stats.sample(monotonic() - instant)
-            self._look()
+    def look_at(self, instant: float) -> None:
+        stats = self._stats
+        stats.skip -= 1
+        if stats.skip <= 0 and self._over is not None:
+            stats.sample(monotonic() - instant)
+        self._look()
 
     def _count(self, reads: int) -> None:
         self._stats.kernel += reads
 
     def _shut(self) -> None:
-        self._loop.remove_reader(self._socket.fileno())
+        self._inlet.forget(self._socket)
         self._socket.close()
         super()._shut()
 
@@ -253,7 +231,3 @@ class StampedConnection(Connection):
 def secure(transport: asyncio.Transport) -> bool:
     """Whether what comes through it is encrypted, so that the kernel's stamps say nothing."""
     return transport.get_extra_info("sslcontext") is not None
-
-
-def _forget(_what: object) -> None:
-    return None

@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import yarl
 
@@ -30,6 +30,16 @@ class Asked(Protocol):
     def landed(self, response: WireResponse, /) -> None: ...
 
     def failed(self, error: BaseException, /) -> None: ...
+
+
+class Begun(NamedTuple):
+    """An exchange under way: what was sent, on which connection, what came so far (its instants
+    are in the stopwatch), and when its time is over (monotonic)."""
+
+    payload: bytes
+    connection: Connection
+    reads: list[bytes]
+    deadline: float
 
 
 class WireClient:
@@ -108,6 +118,12 @@ class WireClient:
         exchange.start(self.pool.take())
         return exchange
 
+    def resume(self, begun: Begun, watch: Stopwatch, limit: float, asked: Asked) -> Exchange:
+        """Go on with an exchange that was begun elsewhere; `limit` seconds as from its start."""
+        exchange = Exchange(self, begun.payload, watch, limit, asked)
+        exchange.adopt(begun)
+        return exchange
+
     async def exchange(
         self, payload: bytes, watch: Stopwatch, limit: float, *, fresh: bool = False
     ) -> WireResponse:
@@ -170,6 +186,16 @@ class Exchange:
             return
         self._connecting = asyncio.create_task(self._connect())
         self._connecting.add_done_callback(self._connected)
+
+    def adopt(self, begun: Begun) -> None:
+        """Go on where another stopped."""
+        client, watch, connection = self._client, self._watch, begun.connection
+        self._deadline = begun.deadline
+        self._connection = connection
+        self._answer = answer = Answer(client.kept_budget, client.body_budget)
+        client.sweep.add(connection, begun.deadline)
+        moved = client.shift(watch.clock)
+        connection.carry(answer, watch.marks, moved, self.over, begun.reads)
 
     def cancel(self) -> None:
         """Abort it; nobody hears of it again."""

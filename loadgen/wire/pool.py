@@ -8,6 +8,7 @@ from contextlib import suppress
 from time import monotonic
 
 from contract.errors import BackendError
+from loadgen.lane import Inlet
 from loadgen.stamp_stats import StampStats
 from loadgen.wire.connect import Connector
 from loadgen.wire.connection import Connection, StampedConnection, secure
@@ -24,6 +25,7 @@ class Pool:
     def __init__(self, connector: Connector, stamps: str = "kernel") -> None:
         self.stats = StampStats()
         self.clocks = Clocks()
+        self._inlet = Inlet(asyncio.get_running_loop(), self.clocks, self.stats)
         self._connector = connector
         self._stamping = _stamping() if stamps == "kernel" else None
         self._begun = False
@@ -88,8 +90,7 @@ class Pool:
         """With kernel stamps where they can be had."""
         if not secure(transport) and await self._may_stamp():
             try:
-                stats, clocks = self.stats, self.clocks
-                return StampedConnection(transport, release, stats, seconds, clocks)
+                return StampedConnection(transport, release, self.stats, seconds, self._inlet)
             except OSError:
                 self._end_stamping()
         return Connection(transport, release, self.stats, seconds)
@@ -115,6 +116,7 @@ class Pool:
             connection.abort()
         self._every.clear()
         self._idle.clear()
+        self._inlet.close()
         self._end_stamping()
         for task in (self._refreshing, self._growing):
             if task is not None:

@@ -7,7 +7,7 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import orjson
 import yarl
@@ -28,8 +28,12 @@ from loadgen.backends.preflight import ModelFacts, Survey, absent, only_model
 from loadgen.stamp_stats import StampStats
 from loadgen.stopwatch import Facts, PerMark, Stopwatch
 from loadgen.wire.answer import BODY_BUDGET, KEPT_BUDGET
-from loadgen.wire.exchange import WireClient
+from loadgen.wire.connection import Connection
+from loadgen.wire.exchange import Begun, WireClient
 from loadgen.wire.secrets import Secrets
+
+if TYPE_CHECKING:
+    from loadgen.engine import StageRun
 
 PAGE_TIMEOUT = 10.0  # seconds for one page of the preflight
 PROBE_TIMEOUT = 300.0  # seconds for the one-token probe: it may load the model
@@ -40,13 +44,13 @@ KEY_VARIABLES = ("LOADSTONE_API_KEY", "OPENAI_API_KEY")
 class WireOptions:
     """How requests travel.
 
-    `client` "aiohttp" is the stock session, slower and less exact, to hold our own against;
-    `stamps` "user" leaves the kernel's receive stamps alone; `headers` go out with every request,
-    those named in `secret` hold what nobody may be told; `proxy`, `http://HOST:PORT`, is asked for
-    a tunnel to an https address.
+    `client` "general" is ours without its compiled lane, "aiohttp" the stock session, both to hold
+    ours against. `stamps` "user" leaves the kernel's receive stamps alone. `headers` go out with
+    every request; those named in `secret` hold what nobody may be told. `proxy`,
+    `http://HOST:PORT`, is asked for a tunnel to an https address.
     """
 
-    client: Literal["wire", "aiohttp"] = "wire"
+    client: Literal["wire", "general", "aiohttp"] = "wire"
     stamps: Literal["kernel", "user"] = "kernel"
     headers: Mapping[str, str] = field(default_factory=dict)
     secret: frozenset[str] = frozenset()
@@ -147,6 +151,27 @@ class ServerBackend:
         exchange = client.begin(prepared.payload, watch, timeout, asked)
         cancel: Callable[[], object] = exchange.cancel
         return cancel
+
+    def resume(
+        self,
+        prepared: Prepared,
+        watch: Stopwatch,
+        timeout: float,
+        landing: Landing,
+        begun: tuple[Connection, list[bytes], float],
+    ) -> Callable[[], object]:
+        """Go on with an exchange of it that was begun elsewhere: its connection, what came so far,
+        and its deadline."""
+        asked = _Asked(self, prepared.request, watch, landing)
+        exchange = self._client.resume(Begun(prepared.payload, *begun), watch, timeout, asked)
+        cancel: Callable[[], object] = exchange.cancel
+        return cancel
+
+    def lane(self, stage: StageRun) -> Any:
+        """The short way for the requests of a stage, None where they need the general one."""
+        from loadgen.lane.entry import lane_for
+
+        return lane_for(stage, self, self._client) if self._options.client == "wire" else None
 
     async def perform(self, request: Request, watch: Stopwatch, timeout: float) -> Facts:
         """One exchange awaited; cancelling aborts it."""

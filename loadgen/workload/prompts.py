@@ -62,11 +62,12 @@ class PromptSource:
 
     def unique(self, number: int) -> list[str]:
         """Five words that no other request of this or another run begins with."""
-        return [*nonce(number, NUMBER_WORDS), *_salted(self.salt)]
+        return [*nonce(number, NUMBER_WORDS), *salted(self.salt)]
 
 
 @cache
-def _salted(salt: int) -> Sequence[str]:
+def salted(salt: int) -> Sequence[str]:
+    """The words of a run."""
     return nonce(salt, SALT_WORDS)
 
 
@@ -75,7 +76,7 @@ def filler(seed: int, number: int, words: int) -> str:
 
     Drawing every word anew would cost more than sending the request.
     """
-    text = _long_text(seed)
+    text = long_text(seed)
     at = number * STRIDE % LONG_TEXT
     found = text[at * WIDTH : (at + words) * WIDTH]
     while len(found) < words * WIDTH:
@@ -84,7 +85,8 @@ def filler(seed: int, number: int, words: int) -> str:
 
 
 @cache
-def _long_text(seed: int) -> str:
+def long_text(seed: int) -> str:
+    """LONG_TEXT words, a space after each."""
     return " ".join([*random.Random(seed).choices(WORDS, k=LONG_TEXT), ""])
 
 
