@@ -10,7 +10,7 @@ from contract.errors import ConfigError
 from contract.rundir import Run
 from contract.steady import quantile
 from loadgen.config import RunConfig
-from loadgen.files.close import close_files, counted
+from loadgen.files.close import close_files, counted, tallied
 from loadgen.percentiles import named, parse_percentiles
 from loadgen.summary import table
 
@@ -54,6 +54,11 @@ def test_what_is_none_is_refused_in_one_line(given, says):
     assert "\n" not in str(refused.value)
 
 
+def summed(run):
+    """The summary of a run as it is made from its records."""
+    return counted(run, tallied(run))
+
+
 def test_names_are_those_of_the_numbers():
     assert [named(p) for p in parse_percentiles("50,99.9,2.5")] == ["p2.5", "p50", "p99.9"]
 
@@ -79,13 +84,13 @@ def test_the_chosen_ones_rule_table_summary_and_columns(synthetic_run, tmp_path)
         row = next(csv.DictReader(file))
     assert float(row["e2e_p99.9"]) == first["e2e"]["p99.9"]
     assert not {"e2e_p50", "e2e_p99"} & set(row)
-    shown = table(counted(run)["stages"])
+    shown = table(summed(run)["stages"])
     assert "milliseconds, p25/p99.9; the lags above are p99" in shown
     assert shown.splitlines()[-1].split()[1].count("/") == 1
 
 
 def test_a_run_from_before_there_was_a_choice_states_the_customary_ones(synthetic_run, tmp_path):
     run = run_with(synthetic_run, tmp_path)
-    document = counted(run)
+    document = summed(run)
     assert list(document["stages"][0]["e2e"]) == ["mean", "p50", "p95", "p99", "n"]
     assert "milliseconds, p50/p95/p99" in table(document["stages"])

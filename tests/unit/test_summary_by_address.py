@@ -6,7 +6,7 @@ import pytest
 
 from contract.records import Manifest, RequestRecord
 from contract.rundir import Run
-from loadgen.files.close import counted
+from loadgen.files.close import counted, tallied
 from loadgen.summary import table
 
 URLS = ["http://one:8000", "http://other:8000", "http://idle:8000"]
@@ -39,8 +39,13 @@ def run_over(synthetic_run, tmp_path):
     return run_over
 
 
+def summed(run):
+    """The summary of a run as it is made from its records."""
+    return counted(run, tallied(run))
+
+
 def test_each_address_has_its_own_figures_and_they_add_up(run_over):
-    for stage in counted(run_over(URLS))["stages"]:
+    for stage in summed(run_over(URLS))["stages"]:
         one, other, idle = stage["addresses"]
         assert [part["address"] for part in stage["addresses"]] == URLS
         assert one["outcomes"] == {"ok": one["requests"]}
@@ -58,7 +63,7 @@ def test_each_address_has_its_own_figures_and_they_add_up(run_over):
 
 def test_a_table_of_them_stands_below_the_others(run_over):
     *_, heading, header, row, other, idle, _, _, _, failed, _ = table(
-        counted(run_over(URLS))["stages"]
+        summed(run_over(URLS))["stages"]
     ).splitlines()
     assert heading == "by address; milliseconds, p50/p95/p99"
     assert header.split() == ["agents", "address", "ok/total", "req/s", "tok/s", "TTFT", "e2e"]
@@ -71,14 +76,14 @@ def test_a_table_of_them_stands_below_the_others(run_over):
 
 def test_one_server_has_no_such_breakdown(run_over):
     run = run_over([], edit=lambda record: record)
-    summary = counted(run)
+    summary = summed(run)
     assert all("addresses" not in stage for stage in summary["stages"])
     assert "by address" not in table(summary["stages"])
 
 
 def test_a_request_that_was_never_sent_is_nobodys(run_over):
     edit = lambda record: replace(record, outcome="cancelled", sent=None)  # noqa: E731
-    for stage in counted(run_over(URLS, edit))["stages"]:
+    for stage in summed(run_over(URLS, edit))["stages"]:
         assert [part["requests"] for part in stage["addresses"]] == [0, 0, 0]
 
 
