@@ -94,6 +94,7 @@ SHAPES = (
     Shape("64 x 10 ms", 64, {"TTFT p50": 0.1, "TTFT p99": 0.5, "declared": 0.5}),
     Shape("512 x 10 ms, 20 % jitter", 512, {"gap p99": 0.5}, jitter=0.2),
     Shape("1,024 x 10 ms", 1024),
+    Shape("1,024 x 10 ms, stamped by the process", 1024, flags=("--stamps", "user"), doubted=True),
     Shape("2,048 x 10 ms, more than a core can read", 2048, doubted=True),
     Shape("loop held 8 ms of 10", 64, {"gap p99": 1.0}, launcher=BLOCKED),
     Shape("loop held 8 ms of 10, stamped by the process", 64, least={"gap p99": 2.0},
