@@ -221,11 +221,23 @@ def no_place(root: Path, error: OSError) -> ConfigError:
 def find_run(root: Path, name: str) -> Path:
     """The folder of a run: a path, a name under `root`, or `latest`; DataError when absent."""
     for candidate in (Path(name), root / name):
-        if (candidate / MANIFEST).is_file():
+        if _holds_a_run(candidate):
             return candidate.resolve()
-    known = [entry.name for entry in root.iterdir()] if root.is_dir() else []
+    known: list[str] = []
+    with suppress(OSError):
+        known = os.listdir(root)
     places = " or ".join(f"'{place}'" for place in dict.fromkeys((Path(name), root / name)))
     raise DataError(f"run '{name}' not found: no {MANIFEST} in {places}{nearest(name, known)}")
+
+
+def _holds_a_run(folder: Path) -> bool:
+    """DataError when that may not be looked at."""
+    try:
+        return (folder / MANIFEST).is_file()
+    except PermissionError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
+    except OSError:  # no name that a file system takes
+        return False
 
 
 def replace_json(path: Path, document: dict[str, Any]) -> None:

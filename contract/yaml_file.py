@@ -29,7 +29,9 @@ def load_yaml(path: Path) -> dict[str, Any]:
         document = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: not readable ({error.strerror})") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(
             f"{path}: not readable as YAML: {' '.join(str(error).split())}"
         ) from error

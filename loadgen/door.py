@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from contract.errors import ConfigError
+from contract.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from loadgen.config import RunConfig
 
 
 def files_there(config: RunConfig) -> None:
-    """ConfigError when a file to read requests from is not there. What is in it shows later."""
+    """ConfigError when a file to read requests from is not there or none, DataError when it may
+    not be read. What is in it shows later."""
     for name in ("dataset", "trace"):
         given = getattr(config, name)
-        if given is not None and not Path(given).is_file():
-            raise ConfigError(f"--{name}: {given}: no such file")
+        if given is None:
+            continue
+        try:
+            if not stat.S_ISREG(os.stat(given).st_mode):  # a pipe could be read only once
+                raise ConfigError(f"--{name}: {given}: no regular file")
+            Path(given).open("rb").close()
+        except FileNotFoundError:
+            raise ConfigError(f"--{name}: {given}: no such file") from None
+        except PermissionError as error:
+            raise DataError(f"--{name}: {given}: cannot be read ({error.strerror})") from error
+        except OSError as error:
+            raise ConfigError(f"--{name}: {given}: {error.strerror}") from error
 
 
 def folder_writable(config: RunConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,7 @@ def _derived(run: Run, arguments: argparse.Namespace) -> list[Path]:
 
     from contract.parquet_file import PARQUET
     from loadgen.files.close import FILES, METRICS_CSV, SUMMARY_CSV
+    from loadgen.files.parquet import refused
 
     if run.status == "running":
         raise DataError(f"run {run.manifest.run} is still going: export it when it has ended")
@@ -111,9 +113,12 @@ def _derived(run: Run, arguments: argparse.Namespace) -> list[Path]:
             f"--output: '{given}' is one file, {len(only)} are written; give a folder"
         )
     _make(given.parent)
-    with TemporaryDirectory(dir=given.parent) as folder:
-        (made,) = _close(run, arguments, only, Path(folder))
-        made.replace(given)
+    try:
+        with TemporaryDirectory(dir=given.parent) as folder:
+            (made,) = _close(run, arguments, only, Path(folder))
+            made.replace(given)
+    except OSError as error:
+        raise refused(given, error) from error
     return [given]
 
 
@@ -202,7 +207,7 @@ def _benches(run: Run, stages: list[Stage], *, detailed: bool) -> dict[int, Benc
 
 
 def _names_a_file(path: Path) -> bool:
-    return path.suffix in (".json", ".parquet", ".csv") and not path.is_dir()
+    return path.suffix in (".json", ".parquet", ".csv") and not os.path.isdir(path)
 
 
 def _make(folder: Path) -> None:

@@ -92,8 +92,8 @@ def model_folder(name: str, seed: int = 0) -> Path:
     for model in _MODELS:
         if model.name == name:
             return ensure_built(model, seed)
-    folder = Path(name).expanduser()
-    if (folder / "config.json").is_file():
+    folder = Path(os.path.expanduser(name))
+    if os.path.isfile(folder / "config.json"):
         return folder
     names = [model.name for model in _MODELS]
     raise TargetError(

@@ -33,7 +33,7 @@ def named(percentile: float) -> str:
 
 def _percentile(part: str, field: str) -> float:
     try:
-        percentile = float(part)
+        percentile = float(part if part.isascii() and "_" not in part else "")
     except ValueError:
         raise ConfigError(f"{field}: '{part}' is not a number, allowed: {ALLOWED}") from None
     if not 0 < percentile < 100 or named(percentile) in ("p0", "p100"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from contract.errors import ConfigError
@@ -18,7 +19,7 @@ def parse_levels(text: str, field: str = "--agents") -> tuple[int, ...]:
     levels: list[int] = []
     for part in text.split(","):
         levels += _part(part.strip(), text, field)
-    twice = sorted({level for level in levels if levels.count(level) > 1}) if levels else []
+    twice = sorted(level for level, times in Counter(levels).items() if times > 1)
     if twice:
         raise ConfigError(f"{field}: '{text}' names {twice[0]} twice, allowed: each level once")
     return tuple(levels)

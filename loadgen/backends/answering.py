@@ -74,15 +74,23 @@ class Answering(ServerBackend):
             return None
         self.connect()
         try:
-            if self.name in SPEAK_OPENAI:
-                _, page = await self.fetch(self._survey.models_path)
-                if self._survey.models(page):
-                    return None
-            return await self.other()
+            status, page = await self.fetch(self._survey.models_path)
+            if self.name in SPEAK_OPENAI and self._survey.models(page):
+                return None
+            return await self.other() or self._no_list(status)
         except TargetError:
             return None  # it went away meanwhile: the first error says more
         finally:
             await self.close()
+
+    def _no_list(self, status: int) -> TargetError | None:
+        """The line where no model was given and none can be found out."""
+        if status not in (404, 405) or self._model is not None:
+            return None
+        return TargetError(
+            f"{self.address}{self._survey.models_path} answers HTTP {status}, no list of models: "
+            "give the --base-url of a server, without a route, or name a model with --model"
+        )
 
     async def _family_there(self) -> str | None:
         pages: dict[str, Any] = {}

@@ -32,8 +32,8 @@ TopK = Annotated[int, Field(ge=1, le=1_000_000)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Repetition = Annotated[float, Field(gt=0, le=10)]
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
-_NUMBER = re.compile(r"-?\d+(\.\d+)?")
-_GO_DURATION = re.compile(r"-?(\d+(\.\d*)?(ns|us|µs|ms|s|m|h))+")
+_NUMBER = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
+_GO_DURATION = re.compile(r"-?([0-9]+(\.[0-9]*)?(ns|us|µs|ms|s|m|h))+")
 
 
 class HfSettings(StrictModel):

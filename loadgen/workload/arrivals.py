@@ -183,7 +183,8 @@ def parse_rates(text: str, field: str = "--request-rate") -> tuple[float, ...]:
     rates = tuple(_number(part.strip(), text, field, ALLOWED_LEVELS) for part in text.split(","))
     if len(set(rates)) < len(rates) or not all(0 < rate <= HIGHEST_RATE for rate in rates):
         raise ConfigError(
-            f"{field}: '{text}' given, allowed: distinct rates above 0, {ALLOWED_LEVELS}"
+            f"{field}: '{text}' given, allowed: distinct rates above 0 and at most "
+            f"{HIGHEST_RATE:.0f}, {ALLOWED_LEVELS}"
         )
     return rates
 

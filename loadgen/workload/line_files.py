@@ -25,7 +25,9 @@ def opened(path: Path) -> Iterator[TextIO]:
             yield file
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise DataError(f"{path}: not readable: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: not readable: {error}") from error
 
 

@@ -57,14 +57,15 @@ def test_a_missing_model_is_no_wrong_backend(backend, there):
     assert found.startswith(f"{url} does not serve model 'tinny', did you mean 'tiny'?")
 
 
-def test_a_server_of_no_known_family_keeps_the_first_error():
+def test_a_server_of_no_known_family_is_told_from_an_empty_one():
     async def main():
         async with asyncio.timeout(20):
             server = await asyncio.start_server(nothing, "127.0.0.1", 0)
             async with server:
                 url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
                 config = RunConfig.model_validate({"backend": {"kind": "ollama", "base_url": url}})
-                with pytest.raises(TargetError, match=r"lists no model: name one with --model"):
+                says = r"/api/tags answers HTTP 404, no list of models: give the --base-url of a "
+                with pytest.raises(TargetError, match=says):
                     await BACKENDS["ollama"].build(config).open()
 
     asyncio.run(main())
@@ -76,3 +77,15 @@ async def nothing(reader, writer):
     writer.write(b"HTTP/1.1 404 X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
     await writer.drain()
     writer.close()
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/xyz"])
+def test_an_address_with_a_route_is_told_to_go_without(path):
+    async def main():
+        async with emulator("vllm", StepModel(), Served(models=("tiny",)), None) as server:
+            settings = {"kind": "vllm", "base_url": server.url + path}
+            driven = BACKENDS["vllm"].build(RunConfig.model_validate({"backend": settings}))
+            with pytest.raises(TargetError, match=r"models answers HTTP 404, .* without a route"):
+                await driven.open()
+
+    asyncio.run(main())

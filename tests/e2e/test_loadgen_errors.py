@@ -1,5 +1,6 @@
 """Every mistake ends with one `error:` line, its exit code, and what to do."""
 
+import ctypes
 import json
 import socket
 
@@ -7,6 +8,7 @@ import pytest
 
 from contract.rundir import Run, find_run
 
+LONG = 300 * "a"  # more than a file system takes for a name
 FAST = ("--model", "tiny-gpt2", "--isl", "8", "--osl", "4", "--metrics-port", "0")
 
 
@@ -46,10 +48,69 @@ FAST = ("--model", "tiny-gpt2", "--isl", "8", "--osl", "4", "--metrics-port", "0
         (["--backend", "tgi", "--reset-cache"], "not for backend 'tgi', only for vllm, llama"),
         (["--config", "absent.yaml"], "absent.yaml: no such file"),
         (["--output-dir", "/dev/null/runs"], "--output-dir"),
+        (["--trace", "."], "--trace: .: no regular file"),
+        (["--dataset", LONG], "File name too long"),
+        (["--trace", LONG], "File name too long"),
+        (["--config", LONG], "not readable (File name too long)"),
+        (["--percentiles", "٣"], "'٣' is not a number"),
+        (["--percentiles", "9_9"], "'9_9' is not a number"),
+        (["--backend", "ollama", "--keep-alive", "٣m"], "such as 10m"),
+        (["--request-rate", "2000000"], "distinct rates above 0 and at most 1000000"),
     ],
 )
 def test_a_mistake_in_usage_is_exit_2(cli, error_line, words, says):
     assert says in error_line(cli("loadgen", "run", *FAST[:-2], *words), 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("show", LONG), 4, "no manifest.json in"),
+        (("show", "--output-dir", LONG), 4, "no manifest.json in"),
+        (("run", "--metrics-port", "0", "--model", LONG), 3, "neither a folder with a config.json"),
+        (("run", "--metrics-port", "0", "--model", "~no-such-user/m"), 3, "neither a folder with"),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_one_line(cli, error_line, words, code, says):
+    assert says in error_line(cli("loadgen", *words), code)
+
+
+def without_a_pass():
+    """Before a command: what the superuser may read though its mode forbids it, it may not."""
+    libc, drop_from_bounding_set, override, read_search = ctypes.CDLL(None), 24, 1, 2
+    for capability in (override, read_search):
+        libc.prctl(drop_from_bounding_set, capability, 0, 0, 0)
+
+
+@pytest.fixture
+def locked(synthetic_run, tmp_path):
+    """A run, a file and a folder that nobody may read or write."""
+    run = synthetic_run(levels=(1,)).write(tmp_path)
+    (run / "requests.jsonl").chmod(0)
+    (tmp_path / "file").touch(0)
+    (tmp_path / "folder").mkdir(0)
+    return run.name
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("run", "--trace", "file"), 4, "--trace: file: cannot be read (Permission denied)"),
+        (("run", "--dataset", "file"), 4, "--dataset: file: cannot be read (Permission denied)"),
+        (("run", "--dataset", "folder/x"), 4, "folder/x: cannot be read (Permission denied)"),
+        (("run", "--config", "file"), 2, "file: not readable (Permission denied)"),
+        (("run", "--output-dir", "folder"), 2, "--output-dir: cannot create a run in 'folder'"),
+        (("show", "folder"), 4, "folder: cannot be read (Permission denied)"),
+        (("show", "x", "--output-dir", "folder"), 4, "folder/x: cannot be read (Permission"),
+        (("show", "RUN"), 4, "requests.jsonl: cannot be read (Permission denied)"),
+        (("export", "RUN", "--output", "folder/x"), 2, "--output: 'folder/x' cannot be made"),
+        (("export", "RUN", "--format", "parquet", "--output", "folder/x.parquet"), 4,
+         "folder/x.parquet: cannot be written (Permission denied)"),
+    ],
+)  # fmt: skip
+def test_what_may_not_be_read_or_written_is_one_line(cli, error_line, locked, words, code, says):
+    words = (locked if word == "RUN" else word for word in words)
+    assert says in error_line(cli("loadgen", *words, preexec_fn=without_a_pass), code)
 
 
 def test_no_command_is_exit_2_and_names_them(cli, error_line):
