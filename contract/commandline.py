@@ -164,7 +164,7 @@ def _command(parser: Parser, argv: Sequence[str] | None) -> int:
     if command is None:
         raise ConfigError(f"no command given, allowed: {', '.join(_subcommands(parser))}")
     for name, value in vars(arguments).items():
-        if value == "":
+        if value == "" or (isinstance(value, list) and "" in value):
             flag = name.replace("_", "-")
             raise ConfigError(
                 f"--{flag}: an empty text is given, say what is meant or leave it out"

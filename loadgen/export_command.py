@@ -176,9 +176,11 @@ def _measured(run: Run, wanted: int | None) -> list[Stage]:
         from loadgen.files.close import tallied
 
         records = number_of(sum(tally.sent for tally in tallied(run).values()), "record")
+        advice = "--format parquet or csv writes records as they are"
+        if run.status == "running":
+            advice = "it is still going: export it when a stage has ended"
         raise DataError(
-            f"run {run.manifest.run} ({run.status}): no stage finished, {records} found; "
-            "--format parquet or csv writes records as they are"
+            f"run {run.manifest.run} ({run.status}): no stage finished, {records} found; {advice}"
         )
     chosen = [stage for stage in measured if wanted in (None, stage.stage)]
     if not chosen:

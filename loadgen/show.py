@@ -23,7 +23,8 @@ def show(name: str, root: str, *, as_json: bool) -> int:
         say("warning", f"run {run.manifest.run} ({run.status}): {run.manifest.note}")
     if run.stages and rest:
         names = "; ".join(map(str, rest))
-        say("warning", f"run {run.manifest.run} ({run.status}) did not finish {names}")
+        so_far = "has yet to finish" if run.status == "running" else "did not finish"
+        say("warning", f"run {run.manifest.run} ({run.status}) {so_far} {names}")
     if as_json:
         lacking = {"unfinished": [stage.plain() for stage in rest]} if rest else {}
         print(json.dumps(document | lacking))

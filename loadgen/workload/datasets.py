@@ -51,8 +51,9 @@ def read_dataset(path: Path, kind: str | None = None) -> Iterator[Sample]:
     """
     name = kind or SUFFIXES.get(path.suffix.lower(), "")
     if name not in KINDS:
-        hint = nearest(name, KINDS) if kind else f" for '{path.name}'"
-        raise ConfigError(f"dataset type: '{name}'{hint} (allowed: {', '.join(KINDS)})")
+        given = f"'{name}' given" if kind else f"'{path.name}' does not tell by its suffix"
+        hint = nearest(name, KINDS) if kind else ""
+        raise ConfigError(f"--dataset-type: {given}, allowed: {', '.join(KINDS)}{hint}")
     found = False
     with opened(path) as file:
         for sample in KINDS[name](file, path):

@@ -85,6 +85,7 @@ def test_a_lost_terminal_drains_and_keeps_everything(start, fake, tmp_path, wait
         ("loadgen", "run", "--model", ""),
         ("loadgen", "run", "--backend", "vllm", "--base-url", ""),
         ("loadgen", "run", "--output-dir", ""),
+        ("loadgen", "serve-fake", "--protocol", "vllm", "--model", "a", "--model", ""),
         ("loadgen", "show", ""),
         ("analysis", "plan", "--request-rate", "2", "--hardware", ""),
         ("analysis", "fit", "--run", ""),

@@ -1,7 +1,10 @@
 """`loadgen show` and `export` of runs with stages that never finished."""
 
 import json
+import os
+import platform
 
+import psutil
 import pytest
 
 from contract.errors import DataError
@@ -93,3 +96,27 @@ def test_a_broken_summary_is_said_in_words_and_counted_again(
     assert "counted again from the records" in warning
     stages = json.loads((path / "summary.json").read_text())["stages"]
     assert [stage["requests_per_second"] for stage in stages] == [4.0, 8.0]
+
+
+@pytest.fixture
+def going(synthetic_run, tmp_path):
+    """Of this very process, which lives: two stages are planned, one of them has ended."""
+    run = synthetic_run(levels=(1, 2), finished=1, status="running")
+    path = run.write(tmp_path)
+    own = {"pid": os.getpid(), "pid_started": psutil.Process().create_time()}
+    manifest = run.manifest().to_json() | own | {"host": {"name": platform.node()}}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return path
+
+
+def test_a_run_that_is_still_going_is_not_said_to_have_missed_anything(going, capsys):
+    assert loadgen("show", going) == 0
+    err = capsys.readouterr().err
+    assert err.endswith("(running) has yet to finish stage 2 (2 agents): 162 records\n")
+    (going / "stages.jsonl").write_bytes(b"")
+    assert loadgen("show", going) == 0
+    out = capsys.readouterr().out
+    assert "(running): no stage has finished" in out
+    assert "look again when a stage has ended" in out
+    with pytest.raises(DataError, match=r"no stage finished, .* it is still going: export it when"):
+        loadgen("export", going, "--format", "vllm")
