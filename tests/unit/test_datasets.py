@@ -104,7 +104,7 @@ def test_a_wrong_kind_or_file_is_refused(dataset, tmp_path):
         ConfigError, match=r"'sharegtp' given, allowed: .*, did you mean 'sharegpt'"
     ):
         list(read_dataset(dataset("[]", "p.json"), "sharegtp"))
-    with pytest.raises(ConfigError, match="'p.csv' does not tell by its suffix, allowed: share"):
+    with pytest.raises(ConfigError, match=r"'p.csv' does not tell by its suffix, allowed: share"):
         list(read_dataset(dataset("[]", "p.csv")))
     with pytest.raises(ConfigError, match="no such file"):
         list(read_dataset(tmp_path / "absent.txt"))
