@@ -12,7 +12,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal, Self
 
 from contract.order import flaw
-from contract.shape import AtLeast, OneOf, conform
+from contract.shape import MOST, AtLeast, OneOf, conform
 from contract.words import number_of
 
 # History of the schema. Every version stays readable; tests/golden/runs holds a run of each.
@@ -350,6 +350,10 @@ class Manifest:
         for name, wanted in (("model", "name"), ("server", "backend")):
             if not isinstance(values[name].get(wanted), str):
                 raise ValueError(f"{name}.{wanted}: a text is expected")
+        for name in ("parameters", "weight_bytes", "context_length"):
+            found = values["model"].get(name)
+            if found is not None and (type(found) not in (int, float) or not 0 <= found < MOST):
+                raise ValueError(f"model.{name}: {found!r} found, a number at least 0 is expected")
         addresses = values["server"].get("addresses") or []
         if not isinstance(addresses, list) or not all(isinstance(a, str) for a in addresses):
             raise ValueError("server.addresses: a list of texts is expected")

@@ -190,11 +190,10 @@ def _measured(run: Run, wanted: int | None) -> list[Stage]:
 
 
 def _benches(run: Run, stages: list[Stage], *, detailed: bool) -> dict[int, Bench]:
+    from loadgen.files.close import objectives_of
     from loadgen.files.export_vllm import Bench
-    from loadgen.goodput import parse_goodput
 
-    asked = run.manifest.config.get("goodput")
-    objectives = parse_goodput(asked) if asked else None
+    objectives = objectives_of(run)
     benches = {
         stage.stage: Bench(start=stage.start, detailed=detailed, objectives=objectives)
         for stage in stages

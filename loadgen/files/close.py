@@ -10,22 +10,22 @@ can be made again at any time, also of a run whose process was killed.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
 
-from contract.errors import DataError
+from contract.errors import ConfigError, DataError
 from contract.parquet_file import PARQUET
 from contract.records import RequestRecord
-from contract.rundir import REQUESTS, SUMMARY, Run, replace_json
+from contract.rundir import MANIFEST, REQUESTS, SUMMARY, Run, replace_json
 from loadgen.files import slices, summary_csv
 from loadgen.files.metrics_csv import MetricsTable, keys_of
 from loadgen.files.parquet import ParquetSink, beside, refused
-from loadgen.goodput import parse_goodput
+from loadgen.goodput import Objectives, parse_goodput
 from loadgen.percentiles import CUSTOMARY, parse_percentiles
 from loadgen.summary import run_summary, stage_summary
 from loadgen.tally import Tally, tallies
@@ -148,14 +148,36 @@ def _is_stage(found: Any) -> bool:
 
 def tallied(run: Run) -> defaultdict[int, Tally]:
     """The tallies of a run's records by stage, finished or not."""
+    return tallies(run.records(), objectives_of(run))
+
+
+def objectives_of(run: Run) -> Objectives | None:
+    """What its requests were to meet. DataError where the manifest is damaged there."""
     asked = run.manifest.config.get("goodput")
-    return tallies(run.records(), parse_goodput(asked) if asked else None)
+    with _of_the_manifest(run):
+        return parse_goodput(str(asked), "config.goodput") if asked else None
+
+
+def _percentiles_of(run: Run) -> tuple[float, ...]:
+    asked = run.manifest.config.get("percentiles", CUSTOMARY)
+    given = asked if isinstance(asked, list | tuple) else str(asked)
+    with _of_the_manifest(run):
+        return parse_percentiles(given, "config.percentiles")
+
+
+@contextmanager
+def _of_the_manifest(run: Run) -> Iterator[None]:
+    """What is wrong with a setting there was the user's mistake once, and is damage now."""
+    try:
+        yield
+    except ConfigError as error:
+        raise DataError(f"{run.path / MANIFEST}: {error}") from error
 
 
 def counted(run: Run, found: defaultdict[int, Tally] | None = None) -> dict[str, Any]:
     """The summary of a run's finished stages, from the tallies of its records."""
     found = tallied(run) if found is None else found
-    percentiles = parse_percentiles(run.manifest.config.get("percentiles", CUSTOMARY))
+    percentiles = _percentiles_of(run)
     addresses = run.manifest.addresses
     stages = [
         stage_summary(stage, found[stage.stage], percentiles, addresses=addresses)

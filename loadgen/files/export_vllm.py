@@ -149,7 +149,8 @@ def document(
 
 def file_name(document: Mapping[str, Any]) -> str:
     """The name vLLM gives such a file."""
-    model = str(document["model_id"]).split("/")[-1]
+    name = str(document["model_id"]).split("/")[-1]
+    model = "".join(sign if sign.isprintable() else "_" for sign in name)
     limit = document["max_concurrency"]
     concurrency = "" if limit is None else f"-concurrency{limit}"
     rate = document["request_rate"]

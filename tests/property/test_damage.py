@@ -118,6 +118,18 @@ def test_what_rounding_does_to_instants_is_no_damage(synthetic_run, tmp_path, ro
     assert len(list(Run.open(path).records())) == 82
 
 
+@pytest.mark.parametrize("figure", ["many", -1, True, 1e300])
+def test_a_model_of_no_size_is_damage_of_the_manifest(synthetic_run, tmp_path, figure):
+    path = synthetic_run(levels=(1,)).write(tmp_path)
+    document = json.loads((path / "manifest.json").read_text())
+    document["model"]["parameters"] = figure
+    (path / "manifest.json").write_text(json.dumps(document))
+    with pytest.raises(
+        DataError, match=r"manifest.json: .*\(model.parameters: .* a number at least 0"
+    ):
+        Run.open(path)
+
+
 def test_json_nested_without_end_is_one_error(synthetic_run, tmp_path):
     path = synthetic_run(levels=(1,)).write(tmp_path)
     (path / "manifest.json").write_text("[" * 100_000)

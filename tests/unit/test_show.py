@@ -120,3 +120,22 @@ def test_a_run_that_is_still_going_is_not_said_to_have_missed_anything(going, ca
     assert "look again when a stage has ended" in out
     with pytest.raises(DataError, match=r"no stage finished, .* it is still going: export it when"):
         loadgen("export", going, "--format", "vllm")
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"percentiles": 2.0**70}, r"config.percentiles: 1.18059\d*e\+21 given, allowed: 1 to 10"),
+        ({"percentiles": [None]}, "config.percentiles: 'None' is not a number"),
+        ({"goodput": {"a": 1}}, "config.goodput: unknown objective"),
+    ],
+)
+@pytest.mark.parametrize("command", ["show", "export"])
+def test_a_damaged_setting_of_a_run_is_data_not_usage(
+    synthetic_run, tmp_path, config, says, command
+):
+    path = synthetic_run(levels=(1,)).write(tmp_path)
+    document = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(document | {"config": config}))
+    with pytest.raises(DataError, match=rf"manifest.json: {says}"):
+        loadgen(command, path)
