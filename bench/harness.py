@@ -73,7 +73,7 @@ class Watch:
     instants: list[int] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     others: list[tuple[int, float]] = field(default_factory=list)
-    libraries: set[str] = field(default_factory=set)
+    libraries: list[tuple[int, set[str]]] = field(default_factory=list)
     processes: int = 1  # most at once
     _seen: dict[int, float] = field(default_factory=dict)
 
@@ -166,6 +166,11 @@ class Repetition:
         """Cores that other processes took meanwhile, stolen time included."""
         return self.watch.foreign(self.start, self.end)
 
+    @property
+    def libraries(self) -> set[str]:
+        """The heavy ones that were loaded before the last byte came."""
+        return set().union(*(seen for at, seen in self.watch.libraries if at <= self.end))
+
 
 def measure(client: Client, task: dict[str, int], server: dict[str, Any]) -> Repetition:
     """Run a client against a fresh truth server, /metrics scraped once a second.
@@ -228,8 +233,8 @@ def _sample(watch: Watch, process: subprocess.Popen[bytes], server: int) -> None
             watch.processes = max(watch.processes, len(alive))
             pids |= alive
             watch.sample_machine(server)
-        if round_number % 250 == 249:
-            watch.libraries |= mapped_libraries(process.pid)
+        if round_number % 50 == 49:
+            watch.libraries.append((time.monotonic_ns(), mapped_libraries(process.pid)))
         round_number += 1
         time.sleep(EVERY)
     watch.sample(pids)

@@ -116,10 +116,10 @@ def start(runs: list[Repetition]) -> None:
     """CPU before the first request, and what was loaded while requests flowed."""
     before = min(run.cpu_before for run in runs)
     imports = min(cpu_of([sys.executable, "-c", HEAVY]) for _ in range(5))
-    loaded = sorted(set().union(*(run.watch.libraries for run in runs)))
+    loaded = sorted(set().union(*(run.libraries for run in runs)))
     print(f"  {'before the first request':24} {1e3 * before:8.0f} ms CPU, "
           f"{before / imports:.2f} x `{HEAVY}` ({1e3 * imports:.0f} ms), limit {START_LIMIT}; "
-          f"heavy libraries loaded: {', '.join(loaded) or 'none'}"
+          f"heavy libraries loaded until the last byte: {', '.join(loaded) or 'none'}"
     )  # fmt: skip
 
 

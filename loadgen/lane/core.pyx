@@ -46,8 +46,7 @@ cdef extern from *:
     number_t paired(number_t, number_t) nogil
     const char* blank_line(const char*, size_t) nogil
 
-cdef double PORTION = 0.0003  # seconds of ended answers between two looks at the sockets
-cdef double TURN = 0.002  # seconds in one turn of the event loop
+cdef double PORTION = 0.0003  # seconds in one turn of the event loop, which has timers too
 
 cdef char _room[READ_SIZE]
 cdef char _decoded[KEPT]

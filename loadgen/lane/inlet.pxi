@@ -146,14 +146,18 @@ cdef class Inlet:
             self._epoll = -1
 
     def _readable(self):
-        """Reads go before the ends of answers, which are dealt with in portions."""
-        cdef double begun = monotonic()
-        self._read()
-        while self._ended:
-            self._land(monotonic() + PORTION)
-            if self._ended and monotonic() - begun > TURN:
+        """Read what is there, then deal with the ends of answers.
+
+        To look again costs less than a turn of the event loop, where there is much.
+        """
+        cdef double until = monotonic() + PORTION
+        cdef int count = self._read()
+        while count > 1 or self._ended:
+            if self._ended:
+                self._land(until)
+            if monotonic() > until:
                 break
-            self._read()
+            count = self._read()
         if self._ended and not self._going_on:
             self._going_on = True
             self._loop.call_soon(self._go_on)
@@ -164,6 +168,7 @@ cdef class Inlet:
             self._readable()
 
     cdef int _land(self, double until) except -1:
+        """At least one, and as many as there is time for."""
         cdef list ended = self._ended
         cdef Py_ssize_t done = 0, count = len(ended)
         cdef Channel channel
@@ -180,6 +185,7 @@ cdef class Inlet:
         return 0
 
     cdef int _read(self) except -1:
+        """Each socket that is ready once; how many were."""
         cdef epoll_event ready[MOST]
         cdef int count, number
         if self._epoll < 0:
@@ -191,7 +197,7 @@ cdef class Inlet:
             channel = self._channels.get(ready[number].data.fd)
             if channel is not None:
                 self._receive(ready[number].data.fd, <Channel> channel)
-        return 0
+        return count
 
     cdef int _receive(self, int fd, Channel channel) except -1:
         cdef double instant
