@@ -8,14 +8,15 @@ import os
 import sys
 from contextlib import suppress
 
+from contract.words import one_line
 from loadgen.conduct import Conduct
 
 REDRAW = 0.25  # seconds
 
 
 def said(line: str) -> None:
-    """One plain line of progress."""
-    print(line, file=sys.stderr, flush=True)
+    """One plain line of progress, whatever signs a server put into its names."""
+    print(one_line(line), file=sys.stderr, flush=True)
 
 
 async def watch(conduct: Conduct) -> None:
@@ -26,7 +27,7 @@ async def watch(conduct: Conduct) -> None:
 
     console = Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR")))
     with console.status("preflight") as status, suppress(asyncio.CancelledError):
-        conduct.said = lambda line: console.print(line, markup=False, highlight=False)
+        conduct.said = lambda line: console.print(one_line(line), markup=False, highlight=False)
         while True:
             status.update(status_line(conduct))
             await asyncio.sleep(REDRAW)

@@ -148,13 +148,13 @@ def document(
 
 
 def file_name(document: Mapping[str, Any]) -> str:
-    """The name vLLM gives such a file."""
-    name = str(document["model_id"]).split("/")[-1]
-    model = "".join(sign if sign.isprintable() else "_" for sign in name)
+    """The name vLLM gives such a file, without what cannot be printed."""
+    model = str(document["model_id"]).split("/")[-1]
     limit = document["max_concurrency"]
     concurrency = "" if limit is None else f"-concurrency{limit}"
     rate = document["request_rate"]
-    return f"{document['backend']}-{rate}qps{concurrency}-{model}-{document['date']}.json"
+    name = f"{document['backend']}-{rate}qps{concurrency}-{model}-{document['date']}.json"
+    return "".join(sign if sign.isprintable() else "_" for sign in name)
 
 
 def _setup(bench: Bench, stage: Stage, manifest: Manifest) -> dict[str, Any]:

@@ -155,6 +155,8 @@ def test_an_open_loop_has_its_rate_and_no_limit_but_the_one_asked_for(exported):
 def test_the_file_is_named_as_vllm_names_it(exported):
     named = file_name({**exported(), "date": "20261120-104500", "model_id": "org/model"})
     assert named == "hf-infqps-concurrency3-model-20261120-104500.json"
+    named = file_name({**exported(), "date": "d", "model_id": "m\x1b[31m", "backend": "h\nf"})
+    assert named == "h_f-infqps-concurrency3-m_[31m-d.json"
 
 
 def export(*argv):

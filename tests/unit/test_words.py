@@ -2,6 +2,7 @@ import pytest
 
 from contract.records import StageKey
 from contract.words import number_of, one_line
+from loadgen.console import said
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,8 @@ def test_a_level_reads_as_one_says_it(agents, rate, says):
     assert StageKey("hf", "m", agents, 8, 8, request_rate=rate).level == says
 
 
-def test_what_a_server_says_does_not_steer_the_terminal():
+def test_what_a_server_says_does_not_steer_the_terminal(capsys):
     assert one_line("a\nb\x1b[31m c\x07") == "a b\ufffd[31m c\ufffd"
+    said("model a\nb\x1b[31m")
+    assert capsys.readouterr().err == "model a b\ufffd[31m\n"
     assert one_line("Grüße, 世界 · …") == "Grüße, 世界 · …"
