@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from contextlib import asynccontextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 import orjson
 import pytest
@@ -250,6 +250,19 @@ async def test_an_answer_of_any_kind_ends_as_it_does_the_general_way(name):
             assert hasattr(record, "line") == (client == "wire" and name == "plain")
     assert found["wire"] == found["general"]
     assert found["wire"]["outcome"] == outcome
+
+
+async def test_a_line_of_the_lane_holds_every_field_of_a_record():
+    async with serving([GOOD]) as (address, _), opened(address) as backend:
+        stage, emitted = stage_of(backend)
+        await stage.warm()
+        await asyncio.wait_for(stage.drive(), 20)
+    [record] = emitted
+    line = orjson.loads(record.line())
+    assert list(line) == [each.name for each in fields(RequestRecord)]
+    whole = stated(record)
+    for name in ("due", "sent", "ended", "first_token", "last_token", "latency", "ttft", "tpot"):
+        assert getattr(record, name) == pytest.approx(getattr(whole, name), abs=2e-9)
 
 
 async def test_a_kept_connection_that_closes_is_tried_once_more():
