@@ -12,11 +12,17 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from contract.jsonl import line_of
 from loadgen.stamp_stats import StampStats
-from loadgen.wire.stamps import ANCILLARY, READ_SIZE, TIMESPEC, Clocks
+
+if TYPE_CHECKING:
+    from loadgen.wire.stamps import Clocks
+
+TIMESPEC = struct.Struct("@ll")
+ANCILLARY = socket.CMSG_SPACE(TIMESPEC.size)
+READ_SIZE = 16 * 1024  # bytes; small, so that packets that queued up keep their own stamps
 
 Bounds = Sequence[Sequence[float]]
 SecondsOf = Callable[[Any], Sequence[float | None]]

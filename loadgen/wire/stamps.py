@@ -11,15 +11,13 @@ import asyncio
 import os
 import resource
 import socket
-import struct
 import sys
 import time
 from collections.abc import Callable
 
+from loadgen.lane.plain import ANCILLARY, TIMESPEC
+
 _SO_TIMESTAMPNS = 35  # the same number on every Linux architecture but parisc and sparc
-TIMESPEC = struct.Struct("@ll")
-ANCILLARY = socket.CMSG_SPACE(TIMESPEC.size)
-READ_SIZE = 16 * 1024  # bytes; small, so that packets that queued up keep their own stamps
 OFFSET_AGE = 1.0  # seconds after which the offset between the clocks is sampled again
 SPARE_DESCRIPTORS = 64
 STAMPED_SHARE = 3 / 8  # of the free descriptors: so many connections may be stamped, at two each

@@ -59,3 +59,10 @@ def test_all_three_ways_ask_the_same_and_record_the_same(serve, log_of, tmp_path
         assert len(both) >= 40
         assert all(found["wire"][key] == found[way][key] for key in both)
         assert all(asked[way] >= len(found[way]) for way in WAYS)
+
+
+@pytest.mark.parametrize("blocked", ["loadgen.lane.core", "loadgen.lane.none"])
+@pytest.mark.parametrize("first", ["lane", "wire", "facts", "conduct", "observe", "shards.process"])
+def test_whatever_is_imported_first_the_lane_is_found_or_done_without(first, blocked):
+    code = f"import sys; sys.modules['{blocked}'] = None; import loadgen.{first}"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
