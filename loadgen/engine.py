@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from contract.errors import BackendError
 from contract.records import StageKey
@@ -26,6 +26,10 @@ from loadgen.stopwatch import Facts, Ids, Stopwatch, record
 from loadgen.ticker import wait_until
 from loadgen.window import Windowed
 
+if TYPE_CHECKING:
+    from loadgen.lane.core import Flight as Flown
+    from loadgen.lane.core import Lane
+
 # What a load does when a request of it has landed: its outcome, and the instant.
 Then = Callable[[str, float], None]
 
@@ -36,7 +40,7 @@ MOST_WARM = 512  # connections opened before a stage's clock starts
 class Laned(Protocol):
     """A backend that has a short way for plain requests (`loadgen.lane`)."""
 
-    def lane(self, stage: StageRun) -> Any: ...
+    def lane(self, stage: StageRun) -> Lane | None: ...
 
 
 class Source(Protocol):
@@ -160,7 +164,7 @@ class StageRun(Windowed):
     due: float | None = None
     flights: set[Any] = field(default_factory=set)
     between: Callable[[], None] = lambda: None
-    lane: Any = None  # the short way, where this stage may take it
+    lane: Lane | None = None  # the short way, where this stage may take it
     _stamped: Stamped | None = None
     _aborted: asyncio.Event = field(default_factory=asyncio.Event)
     _emptied: asyncio.Event = field(default_factory=asyncio.Event)
@@ -230,13 +234,13 @@ class StageRun(Windowed):
         self.flights.add(flight)
         flight.cancel = self.backend.begin(ready.prepared, watch, self.plan.timeout, flight)
 
-    def flown(self, flight: Any) -> None:
+    def flown(self, flight: Flown) -> None:
         """One has ended ok on the lane."""
         now = flight.ended
         self.between()
         flight.phase = self.phase(now)
         try:
-            self.take(flight)
+            self.take(flight)  # type: ignore[arg-type]  # it reads as a record does
             flight.then("ok", now)
         except BaseException as error:  # noqa: BLE001  # raised again where the stage is driven
             self.fail(error)
@@ -244,7 +248,7 @@ class StageRun(Windowed):
             self.landed_all()
 
     def hand_over(
-        self, flown: Any, connection: Any, reads: list[bytes], marks: array[float]
+        self, flown: Flown, connection: Any, reads: list[bytes], marks: array[float]
     ) -> Flight:
         """Let a request of the lane go the general way, with what came so far; it is sent if it
         was not."""
@@ -257,8 +261,9 @@ class StageRun(Windowed):
             flight.cancel = self.backend.begin(ready.prepared, watch, timeout, flight)
         else:
             watch.sent_at = flown.sent
+            begun = connection, reads, flown.deadline
             flight.cancel = self.backend.resume(  # type: ignore[attr-defined]  # it has a lane
-                ready.prepared, watch, timeout, flight, (connection, reads, flown.deadline)
+                ready.prepared, watch, timeout, flight, begun
             )
         return flight
 

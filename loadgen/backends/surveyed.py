@@ -21,6 +21,7 @@ from loadgen.wire import Prepared, ServerBackend, WireOptions
 
 if TYPE_CHECKING:
     from loadgen.engine import StageRun
+    from loadgen.lane.core import Lane
 
 UNLOAD_SECONDS, UNLOAD_STEP = 60.0, 0.05
 # A prompt of which the server counted less than this share of its words was cut: a token never
@@ -136,7 +137,7 @@ class Surveyed(Answering):
             prepared, watch, timeout, _Cold(self, watch, landing) if self._cold else landing
         )
 
-    def lane(self, stage: StageRun) -> Any:
+    def lane(self, stage: StageRun) -> Lane | None:
         """None as well while the model is not in memory."""
         return None if self._cold else super().lane(stage)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from contract.errors import BackendError
+from loadgen.backends.base import Dialect
 from loadgen.backends.openai import OpenAiDialect
 from loadgen.lane import COMPILED
 from loadgen.wire.exchange import WireClient
@@ -19,17 +20,17 @@ from loadgen.workload.words import WORDS
 
 if TYPE_CHECKING:
     from loadgen.engine import StageRun
-    from loadgen.wire.server import ServerBackend
+    from loadgen.lane.core import Lane, Template
 
 LENGTHS_KEPT = 4096  # templates, one for each number of tokens asked for
 _LENGTH = b"\r\nContent-Length: "
 _NAMED = b"X-Request-Id: "
 
 
-def lane_for(stage: StageRun, backend: ServerBackend, client: Any) -> Any:
+def lane_for(stage: StageRun, dialect: Dialect, client: Any) -> Lane | None:
     """The lane of a stage, None where its requests are not plain: prompts of our own words, to
     an event stream of the OpenAI protocol, without a tokenizer or a shared prefix."""
-    source, dialect = stage.source, backend.dialect
+    source = stage.source
     if not COMPILED or not isinstance(client, WireClient) or stage.origin is None:
         return None
     if type(dialect) is not OpenAiDialect or not dialect.streams:
@@ -43,7 +44,7 @@ def lane_for(stage: StageRun, backend: ServerBackend, client: Any) -> Any:
     lane = Lane(
         stage,
         client.pool,
-        templates=lru_cache(LENGTHS_KEPT)(lambda tokens: _template(stage, backend, tokens)),
+        templates=lru_cache(LENGTHS_KEPT)(lambda tokens: _template(stage, tokens)),
         is_plain=_is_plain,
         words=" ".join([*WORDS, ""]).encode(),
         salt=" ".join([*salted(source.salt), ""]).encode(),
@@ -64,14 +65,14 @@ def _is_plain(head: bytes) -> bool:
     return found.status == 200 and streams and found.keeps
 
 
-def _template(stage: StageRun, backend: ServerBackend, tokens: int) -> Any:
+def _template(stage: StageRun, tokens: int) -> Template:
     """What requests for so many tokens have in common; ValueError when that cannot be told."""
     from loadgen.lane.core import Template
 
     number = stage.plan.number
     request = replace(stage.source.request(number, 0, 0), output_tokens=tokens)
     request.id = str(stage.ids(0, 0))
-    head, _, body = backend.prepare(request).payload.partition(b"\r\n\r\n")
+    head, _, body = stage.backend.prepare(request).payload.partition(b"\r\n\r\n")
     head, _, after = head.partition(_LENGTH)
     before_seed, rest = _cut(body, b'"seed":', b"%d" % request.seed)
     before_prompt, after_prompt = _cut(rest, b'"', orjson.dumps(request.prompt)[1:-1])
@@ -85,7 +86,7 @@ def _cut(text: bytes, before: bytes, what: bytes) -> tuple[bytes, bytes]:
     return first + before, rest
 
 
-def _alike(lane: Any, stage: StageRun) -> bool:
+def _alike(lane: Lane, stage: StageRun) -> bool:
     """Whether the lane makes the very bytes that the general way makes."""
     try:
         return all(

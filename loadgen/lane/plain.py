@@ -12,13 +12,10 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from contract.jsonl import line_of
 from loadgen.stamp_stats import StampStats
-
-if TYPE_CHECKING:
-    from loadgen.wire.stamps import Clocks
 
 TIMESPEC = struct.Struct("@ll")
 ANCILLARY = socket.CMSG_SPACE(TIMESPEC.size)
@@ -36,6 +33,13 @@ class Reader(Protocol):
         ...
 
     def connection_lost(self, exc: Exception | None) -> None: ...
+
+
+class Clocks(Protocol):
+    """How the kernel's stamps become monotonic instants: less `base`, plus `offset`; seconds."""
+
+    base: int
+    offset: float
 
 
 class Channel:

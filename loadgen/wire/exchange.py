@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import yarl
 
@@ -32,14 +32,9 @@ class Asked(Protocol):
     def failed(self, error: BaseException, /) -> None: ...
 
 
-class Begun(NamedTuple):
-    """An exchange under way: what was sent, on which connection, what came so far (its instants
-    are in the stopwatch), and when its time is over (monotonic)."""
-
-    payload: bytes
-    connection: Connection
-    reads: list[bytes]
-    deadline: float
+# An exchange under way: its connection, what came so far (the instants are in the stopwatch), and
+# when its time is over (monotonic).
+Begun = tuple[Connection, list[bytes], float]
 
 
 class WireClient:
@@ -118,9 +113,11 @@ class WireClient:
         exchange.start(self.pool.take())
         return exchange
 
-    def resume(self, begun: Begun, watch: Stopwatch, limit: float, asked: Asked) -> Exchange:
+    def resume(
+        self, payload: bytes, watch: Stopwatch, limit: float, asked: Asked, begun: Begun
+    ) -> Exchange:
         """Go on with an exchange that was begun elsewhere; `limit` seconds as from its start."""
-        exchange = Exchange(self, begun.payload, watch, limit, asked)
+        exchange = Exchange(self, payload, watch, limit, asked)
         exchange.adopt(begun)
         return exchange
 
@@ -189,13 +186,13 @@ class Exchange:
 
     def adopt(self, begun: Begun) -> None:
         """Go on where another stopped."""
-        client, watch, connection = self._client, self._watch, begun.connection
-        self._deadline = begun.deadline
+        client, watch = self._client, self._watch
+        connection, came, self._deadline = begun
         self._connection = connection
         self._answer = answer = Answer(client.kept_budget, client.body_budget)
-        client.sweep.add(connection, begun.deadline)
+        client.sweep.add(connection, self._deadline)
         moved = client.shift(watch.clock)
-        connection.carry(answer, watch.marks, moved, self.over, begun.reads)
+        connection.carry(answer, watch.marks, moved, self.over, came)
 
     def cancel(self) -> None:
         """Abort it; nobody hears of it again."""

@@ -28,12 +28,12 @@ from loadgen.backends.preflight import ModelFacts, Survey, absent, only_model
 from loadgen.stamp_stats import StampStats
 from loadgen.stopwatch import Facts, PerMark, Stopwatch
 from loadgen.wire.answer import BODY_BUDGET, KEPT_BUDGET
-from loadgen.wire.connection import Connection
 from loadgen.wire.exchange import Begun, WireClient
 from loadgen.wire.secrets import Secrets
 
 if TYPE_CHECKING:
     from loadgen.engine import StageRun
+    from loadgen.lane.core import Lane
 
 PAGE_TIMEOUT = 10.0  # seconds for one page of the preflight
 PROBE_TIMEOUT = 300.0  # seconds for the one-token probe: it may load the model
@@ -153,25 +153,21 @@ class ServerBackend:
         return cancel
 
     def resume(
-        self,
-        prepared: Prepared,
-        watch: Stopwatch,
-        timeout: float,
-        landing: Landing,
-        begun: tuple[Connection, list[bytes], float],
+        self, prepared: Prepared, watch: Stopwatch, timeout: float, landing: Landing, begun: Begun
     ) -> Callable[[], object]:
-        """Go on with an exchange of it that was begun elsewhere: its connection, what came so far,
-        and its deadline."""
+        """Go on with an exchange of it that was begun elsewhere."""
         asked = _Asked(self, prepared.request, watch, landing)
-        exchange = self._client.resume(Begun(prepared.payload, *begun), watch, timeout, asked)
+        exchange = self._client.resume(prepared.payload, watch, timeout, asked, begun)
         cancel: Callable[[], object] = exchange.cancel
         return cancel
 
-    def lane(self, stage: StageRun) -> Any:
+    def lane(self, stage: StageRun) -> Lane | None:
         """The short way for the requests of a stage, None where they need the general one."""
         from loadgen.lane.entry import lane_for
 
-        return lane_for(stage, self, self._client) if self._options.client == "wire" else None
+        return (
+            lane_for(stage, self.dialect, self._client) if self._options.client == "wire" else None
+        )
 
     async def perform(self, request: Request, watch: Stopwatch, timeout: float) -> Facts:
         """One exchange awaited; cancelling aborts it."""
