@@ -36,8 +36,8 @@ class Count(NamedTuple):
     @property
     def believed(self) -> bool:
         """Whether the server counted as many tokens as the reads chunks, if that matters."""
-        tokens = self.reading.usage.get("completion_tokens")
-        return self.parsed or len(self.content) == count(tokens)
+        tokens = count(self.reading.usage.get("completion_tokens"))
+        return self.parsed or len(self.content) == self.total == tokens
 
 
 def counted(raw: Raw) -> Count | None:
@@ -58,19 +58,20 @@ def counted(raw: Raw) -> Count | None:
     parsed = [*_ends(whole, tail, 0, begin), *_ends(whole, tail, last, len(whole))]
     if _parse(whole, last, reading, spoken, until_framed=False) is None:
         return None
-    _placed(parsed, _placed(spoken, counts, raw), raw, by=-1)
-    total = sum(counts)
-    if total != count(reading.usage.get("completion_tokens")):
-        total = whole.count(tail) - len(parsed) + len(spoken)
+    _placed(parsed, _placed(spoken, counts, raw), raw, by=-1, size=len(tail))
+    total = whole.count(tail) - len(parsed) + len(spoken)
     return Count(reading, PerMark(counts), total)
 
 
-def _placed(ends: list[int], counts: list[int], raw: Raw, by: int = 1) -> list[int]:
-    """`counts` with `by` added at the read of each place."""
+def _placed(ends: list[int], counts: list[int], raw: Raw, by: int = 1, size: int = 1) -> list[int]:
+    """`counts` with `by` added at the read of each place where something of `size` bytes ends that
+    no other read has a part of."""
     if ends:
         arrived = list(accumulate(map(len, raw.reads)))
         for end in ends:
-            counts[bisect_right(arrived, end - 1)] += by
+            read = bisect_right(arrived, end - 1)
+            if size == 1 or bisect_right(arrived, end - size) == read:
+                counts[read] += by
     return counts
 
 

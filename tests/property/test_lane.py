@@ -5,7 +5,7 @@ from array import array
 from itertools import accumulate, pairwise
 
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from contract.errors import BackendError
@@ -169,8 +169,19 @@ def test_a_stream_taken_for_plain_is_read_as_the_general_way_reads_it(body, size
     alike(body, sizes, cuts)
 
 
+EMPTY, WORD = (
+    b'data: {"id":"c-1","choices":[{"text":"%b","finish_reason":null}]}\n\n' % text
+    for text in (b"", b"a")
+)
+END = (
+    b'data: {"choices":[{"text":"","finish_reason":"stop"}]}\n\n'
+    b'data: {"choices":[],"usage":{"prompt_tokens":8,"completion_tokens":1}}\n\n'
+)
+
+
 @settings(max_examples=1000, deadline=None)
 @given(plain_streams(), sizes, cuts)
+@example(EMPTY + WORD + EMPTY + END, [], [len(EMPTY), 8])  # a cut end of one, and an empty one
 def test_a_plain_stream_is_read_as_the_general_way_reads_it(body, sizes, cuts):
     alike(body, sizes, cuts)
 
