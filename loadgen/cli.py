@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from contract.commandline import VERSION, Parser, run
-from loadgen import conduct_flags, export_command, find_command, flags, run_command, serve_command
+from loadgen.commands import conduct_flags, flags
+from loadgen.commands import export as export_command
+from loadgen.commands import find as find_command
+from loadgen.commands import run as run_command
+from loadgen.commands import serve as serve_command
 
 
 def build_parser() -> Parser:
@@ -85,14 +89,14 @@ def models(arguments: argparse.Namespace) -> int:
 
 def check_command(arguments: argparse.Namespace) -> int:
     """Reach the target and say what was found."""
-    from loadgen.check import check
+    from loadgen.commands.check import check
 
     return check(run_command.resolve(arguments), as_json=arguments.json)
 
 
 def show_command(arguments: argparse.Namespace) -> int:
     """The table of a run, made again from its records."""
-    from loadgen.show import show
+    from loadgen.commands.show import show
 
     return show(arguments.run, arguments.output_dir, as_json=arguments.json)
 

@@ -25,14 +25,14 @@ from loadgen.backends.base import Backend, Target
 from loadgen.config import RunConfig
 from loadgen.engine import Source, StagePlan, StageRun
 from loadgen.facts import manifest_of
-from loadgen.goodput import parse_goodput
+from loadgen.figures.goodput import parse_goodput
+from loadgen.figures.tally import Tally, tallies
 from loadgen.journal import Journal
 from loadgen.observe import Observer
 from loadgen.quiet import quiet, thaw
 from loadgen.replies import source_for
 from loadgen.signals import handled
 from loadgen.stages import Course, Levels
-from loadgen.tally import Tally, tallies
 from loadgen.window import Windowed
 
 if TYPE_CHECKING:
@@ -229,8 +229,10 @@ class Conduct:
             self._journal.flush()
         tally = await asyncio.to_thread(self._tally, stage, begun)
         self._whole = True
-        from loadgen.stage_end import stage_of  # like the summary nothing a sender has a use for
-        from loadgen.summary import stage_summary
+        from loadgen.figures.stage_end import (
+            stage_of,  # like the summary nothing a sender has a use for
+        )
+        from loadgen.figures.summary import stage_summary
 
         done = stage_of(stage, tally, self.manifest.epoch_unix)
         self._writer.append_stage(done)
@@ -321,7 +323,7 @@ class Conduct:
             )
 
     def _end(self, status: RunStatus, note: str) -> None:
-        from loadgen.summary import run_summary
+        from loadgen.figures.summary import run_summary
 
         self._observer.load(0, 0)
         note = "; ".join(part for part in (note, _not_reset(self._unreset)) if part)

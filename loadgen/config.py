@@ -16,10 +16,10 @@ from loadgen.backends.settings import (
     OllamaSettings,
     Settings,
 )
-from loadgen.goodput import parse_goodput
+from loadgen.figures.goodput import parse_goodput
+from loadgen.figures.percentiles import CUSTOMARY as CUSTOMARY_PERCENTILES
+from loadgen.figures.percentiles import parse_percentiles
 from loadgen.load_settings import LoadSettings, PromptSettings, Seconds
-from loadgen.percentiles import CUSTOMARY as CUSTOMARY_PERCENTILES
-from loadgen.percentiles import parse_percentiles
 from loadgen.ranges import parse_levels
 from loadgen.workload.lengths import parse_lengths
 from loadgen.workload.prompts import LEAST_TOKENS

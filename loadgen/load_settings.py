@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from contract.config import StrictModel
 from contract.errors import LabError
-from loadgen.goodput import parse_goodput
+from loadgen.figures.goodput import parse_goodput
 from loadgen.workload.arrivals import Arrivals, RateStage, parse_rates, parse_stages
 from loadgen.workload.lengths import parse_lengths
 from loadgen.workload.prompts import LEAST_TOKENS

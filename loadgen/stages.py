@@ -10,7 +10,7 @@ from contract.errors import TargetError
 from contract.records import Stage, StageKey
 from loadgen.config import RunConfig
 from loadgen.engine import StagePlan
-from loadgen.tally import Tally
+from loadgen.figures.tally import Tally
 from loadgen.window import Windowed
 from loadgen.workload.build import levels
 from loadgen.workload.lengths import parse_lengths
@@ -47,7 +47,7 @@ class Levels:
     def ended(self, stage: Windowed, done: Stage, tally: Tally) -> None:
         """A stage without a single success ends the run, and so does one whose end nobody
         answered any more: the target is not there."""
-        from loadgen.stage_end import gone, no_success, went_away
+        from loadgen.figures.stage_end import gone, no_success, went_away
 
         if stage.counts.ok == 0:
             raise TargetError(no_success(stage))

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from contract.records import Phase, RequestRecord
-from loadgen.stamp_stats import StampStats
-from loadgen.tally import Counts
+from loadgen.figures.stamp_stats import StampStats
+from loadgen.figures.tally import Counts
 
 if TYPE_CHECKING:
     from loadgen.engine import StagePlan

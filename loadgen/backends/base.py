@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from contract.records import StampSource
-from loadgen.stamp_stats import StampStats
+from loadgen.figures.stamp_stats import StampStats
 from loadgen.stopwatch import Facts, Stopwatch
 
 T = TypeVar("T")

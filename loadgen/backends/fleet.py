@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from contract.errors import ConfigError, TargetError
 from loadgen.backends.base import Backend, Landing, Request, Target, Tokenizer, WireRequest
-from loadgen.stamp_stats import StampStats, summed
+from loadgen.figures.stamp_stats import StampStats, summed
 from loadgen.stopwatch import Facts, Stopwatch
 from loadgen.wire import ServerBackend
 

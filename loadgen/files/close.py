@@ -22,13 +22,13 @@ from contract.errors import ConfigError, DataError
 from contract.parquet_file import PARQUET
 from contract.records import RequestRecord
 from contract.rundir import MANIFEST, REQUESTS, SUMMARY, Run, replace_json
+from loadgen.figures.goodput import Objectives, parse_goodput
+from loadgen.figures.percentiles import CUSTOMARY, parse_percentiles
+from loadgen.figures.summary import run_summary, stage_summary
+from loadgen.figures.tally import Tally, tallies
 from loadgen.files import slices, summary_csv
 from loadgen.files.metrics_csv import MetricsTable, keys_of
 from loadgen.files.parquet import ParquetSink, beside, refused
-from loadgen.goodput import Objectives, parse_goodput
-from loadgen.percentiles import CUSTOMARY, parse_percentiles
-from loadgen.summary import run_summary, stage_summary
-from loadgen.tally import Tally, tallies
 
 METRICS_CSV, SUMMARY_CSV = "metrics.csv", "summary.csv"
 FILES = (PARQUET, METRICS_CSV, SUMMARY, SUMMARY_CSV)

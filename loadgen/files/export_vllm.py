@@ -17,7 +17,7 @@ from itertools import accumulate
 from typing import Any
 
 from contract.records import Manifest, RequestRecord, Stage
-from loadgen.goodput import Objectives
+from loadgen.figures.goodput import Objectives
 
 METRICS = ("ttft", "tpot", "itl", "e2el")
 LISTS = (

@@ -8,7 +8,7 @@ from typing import Any
 
 from contract.rundir import Run
 from contract.words import number_of
-from loadgen.tally import Tally
+from loadgen.figures.tally import Tally
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from contract.jsonl import line_of
-from loadgen.stamp_stats import StampStats
+from loadgen.figures.stamp_stats import StampStats
 
 TIMESPEC = struct.Struct("@ll")
 ANCILLARY = socket.CMSG_SPACE(TIMESPEC.size)

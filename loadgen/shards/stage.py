@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 from contract.errors import DataError
 from contract.shards import requests_of
+from loadgen.figures.stamp_stats import StampStats
 from loadgen.shards.crew import Crew, error_of
 from loadgen.shards.link import Message
-from loadgen.stamp_stats import StampStats
 from loadgen.window import Windowed
 
 LEAD = 0.05  # seconds between saying when all begin, and that instant

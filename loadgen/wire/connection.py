@@ -14,8 +14,8 @@ from time import monotonic
 
 from contract.errors import BackendError
 from contract.records import StampSource
+from loadgen.figures.stamp_stats import StampStats
 from loadgen.lane import Channel, Inlet
-from loadgen.stamp_stats import StampStats
 from loadgen.wire.answer import Answer
 from loadgen.wire.stamps import ask_for_stamps
 

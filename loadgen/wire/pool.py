@@ -8,8 +8,8 @@ from contextlib import suppress
 from time import monotonic
 
 from contract.errors import BackendError
+from loadgen.figures.stamp_stats import StampStats
 from loadgen.lane import Inlet
-from loadgen.stamp_stats import StampStats
 from loadgen.wire.connect import Connector
 from loadgen.wire.connection import Connection, StampedConnection, secure
 from loadgen.wire.stamps import OFFSET_AGE, STAMPED_SHARE, Clocks, Stamping, descriptors

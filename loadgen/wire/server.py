@@ -25,7 +25,7 @@ from loadgen.backends.base import (
     performed,
 )
 from loadgen.backends.preflight import ModelFacts, Survey, absent, only_model
-from loadgen.stamp_stats import StampStats
+from loadgen.figures.stamp_stats import StampStats
 from loadgen.stopwatch import Facts, PerMark, Stopwatch
 from loadgen.wire.answer import BODY_BUDGET, KEPT_BUDGET
 from loadgen.wire.exchange import Begun, WireClient

@@ -16,7 +16,7 @@ import yarl
 
 from contract.errors import BackendError
 from loadgen.backends.base import Trip, WireRequest, WireResponse
-from loadgen.stamp_stats import StampStats
+from loadgen.figures.stamp_stats import StampStats
 from loadgen.stopwatch import Stopwatch
 from loadgen.wire.answer import BODY_BUDGET, KEPT_BUDGET
 from loadgen.wire.connect import refusal

@@ -14,7 +14,7 @@ from contract.records import ServerFacts
 from loadgen.backends import BACKENDS
 from loadgen.backends.base import Request
 from loadgen.backends.surveyed import with_cut_noted, with_load
-from loadgen.check import check
+from loadgen.commands.check import check
 from loadgen.config import RunConfig
 from loadgen.stopwatch import Facts, Stopwatch
 

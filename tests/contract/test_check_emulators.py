@@ -7,7 +7,7 @@ import pytest
 
 from contract.config import validate
 from contract.errors import TargetError
-from loadgen.check import check
+from loadgen.commands.check import check
 from loadgen.config import RunConfig
 from loadgen.fakes.emulator import PROTOCOLS, Served, emulator
 from loadgen.fakes.script import Script

@@ -9,10 +9,10 @@ from contract.config import validate
 from contract.rundir import Run
 from loadgen.backends import BACKENDS
 from loadgen.cli import main
+from loadgen.commands.dry_run import document, first_request
+from loadgen.commands.expected import per_request, stages_ahead
 from loadgen.conduct import Conduct
 from loadgen.config import RunConfig
-from loadgen.dry_run import document, first_request
-from loadgen.expected import per_request, stages_ahead
 from loadgen.fakes.openai import OpenAI
 from loadgen.fakes.paces import Scripted
 from loadgen.fakes.script import Script

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 HEAVY = {"numpy", "scipy", "pandas", "pyarrow", "matplotlib", "torch", "transformers", "tokenizers"}
-UNUSED = {"rich", "yaml", "psutil", "loadgen.workload.file_sources", "loadgen.dry_run"}
-LATER = {"loadgen.summary", "loadgen.stage_end", "loadgen.files.close"}
+UNUSED = {"rich", "yaml", "psutil", "loadgen.workload.file_sources", "loadgen.commands.dry_run"}
+LATER = {"loadgen.figures.summary", "loadgen.figures.stage_end", "loadgen.files.close"}
 
 
 @pytest.fixture

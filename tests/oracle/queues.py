@@ -7,10 +7,10 @@ import statistics
 
 from loadgen.backends.base import Awaited
 from loadgen.engine import StageRun
-from loadgen.goodput import wilson
-from loadgen.stage_end import stage_of
+from loadgen.figures.goodput import wilson
+from loadgen.figures.stage_end import stage_of
+from loadgen.figures.tally import tallies
 from loadgen.stopwatch import Facts
-from loadgen.tally import tallies
 from loadgen.workload.lengths import fixed
 from loadgen.workload.prompts import PromptSource
 

@@ -6,10 +6,10 @@ import pytest
 
 from loadgen.cli import build_parser
 from loadgen.config import RunConfig
-from loadgen.find import Grid, Rules
-from loadgen.find_course import Search
-from loadgen.find_report import Asked
-from loadgen.goodput import Objectives
+from loadgen.figures.goodput import Objectives
+from loadgen.search.course import Search
+from loadgen.search.find import Grid, Rules
+from loadgen.search.report import Asked
 from tests.oracle.queues import Queue, searched, sojourns, widths_from
 
 # What the command takes when it is told nothing.

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.steady import quantile
-from loadgen.durations import Durations
+from loadgen.figures.durations import Durations
 
 MICROSECONDS = st.lists(st.integers(0, 10**8) | st.integers(0, 5), max_size=200)
 SHARES = st.lists(st.floats(0, 1), min_size=1, max_size=10)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from contract.records import OUTCOMES, RequestRecord, StageKey
 from loadgen.backends.base import Awaited
 from loadgen.engine import StagePlan, StageRun
+from loadgen.figures.tally import tallies
 from loadgen.loops import Closed
 from loadgen.stopwatch import Facts
-from loadgen.tally import tallies
 from loadgen.workload.lengths import fixed
 from loadgen.workload.prompts import PromptSource
 

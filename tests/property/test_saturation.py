@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.saturation import saturation, saturation_verdict
+from loadgen.figures.saturation import saturation, saturation_verdict
 
 WARMUP, SEEDS = 100, 60
 

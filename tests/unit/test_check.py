@@ -3,7 +3,7 @@
 import pytest
 
 from contract.records import ServerFacts
-from loadgen.check import prefix_cache, screen, streamed
+from loadgen.commands.check import prefix_cache, screen, streamed
 from loadgen.stopwatch import Facts
 
 

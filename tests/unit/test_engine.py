@@ -11,10 +11,10 @@ from contract.errors import DataError
 from contract.records import StageKey
 from loadgen.backends.base import Awaited
 from loadgen.engine import Flight, StagePlan, StageRun
+from loadgen.figures.stamp_stats import StampStats
+from loadgen.figures.tally import tallies
 from loadgen.loops import AHEAD, Closed, Open
-from loadgen.stamp_stats import StampStats
 from loadgen.stopwatch import Facts
-from loadgen.tally import tallies
 from loadgen.workload.lengths import fixed
 from loadgen.workload.prompts import PromptSource
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.config import validate
+from loadgen.commands.expected import Replay, per_request, stages_ahead
 from loadgen.config import RunConfig
-from loadgen.expected import Replay, per_request, stages_ahead
-from loadgen.find import Grid, Observation, Rules, doubling, most_levels, standing
+from loadgen.search.find import Grid, Observation, Rules, doubling, most_levels, standing
 from loadgen.workload.arrivals import Arrivals, parse_stages
 from loadgen.workload.build import source_of
 

@@ -9,8 +9,8 @@ import pytest
 from contract.errors import ConfigError, DataError
 from contract.records import RequestRecord
 from loadgen.cli import build_parser
+from loadgen.figures.goodput import parse_goodput
 from loadgen.files.export_vllm import Bench, document, file_name
-from loadgen.goodput import parse_goodput
 
 SETUP = [
     *("date", "endpoint_type", "backend", "label", "model_id", "tokenizer_id", "num_prompts"),

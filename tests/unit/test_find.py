@@ -9,14 +9,14 @@ import pytest
 from contract.errors import ConfigError, TargetError
 from contract.records import RequestRecord, ServerFacts
 from loadgen.cli import build_parser
+from loadgen.commands.find import grid_of, resolve
 from loadgen.config import RunConfig
-from loadgen.find import Grid, Observation, Rules, design_effect, judge, standing
-from loadgen.find_command import grid_of, resolve
-from loadgen.find_course import Search, relaxation
-from loadgen.find_report import Asked, found, line, nothing
-from loadgen.goodput import Objectives, parse_goodput, wilson
+from loadgen.figures.goodput import Objectives, parse_goodput, wilson
+from loadgen.figures.tally import tallies
+from loadgen.search.course import Search, relaxation
+from loadgen.search.find import Grid, Observation, Rules, design_effect, judge, standing
+from loadgen.search.report import Asked, found, line, nothing
 from loadgen.stopwatch import Facts
-from loadgen.tally import tallies
 from tests.oracle.queues import Queue, searched
 
 GOOD, BAD, UNSURE = Observation(1000, 1000), Observation(0, 1000), Observation(95, 100)

@@ -9,8 +9,8 @@ from contract.records import StageKey
 from loadgen.backends.base import Awaited, Target
 from loadgen.backends.fleet import Fleet, alike
 from loadgen.engine import StagePlan, StageRun
+from loadgen.figures.stamp_stats import StampStats
 from loadgen.loops import Closed
-from loadgen.stamp_stats import StampStats
 from loadgen.stopwatch import Facts
 from loadgen.workload.lengths import fixed
 from loadgen.workload.prompts import PromptSource

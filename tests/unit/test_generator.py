@@ -3,10 +3,10 @@
 import pytest
 
 from contract.records import RequestRecord
-from loadgen.durations import Durations
-from loadgen.generator import PATH, generator_error, generator_verdict
-from loadgen.stamp_stats import StampStats
-from loadgen.tally import Tally
+from loadgen.figures.durations import Durations
+from loadgen.figures.generator import PATH, generator_error, generator_verdict
+from loadgen.figures.stamp_stats import StampStats
+from loadgen.figures.tally import Tally
 
 LAGS = Durations([100] * 990 + [7000] * 10)  # p99.5 is 7 ms
 

@@ -5,7 +5,7 @@ from scipy import stats
 
 from contract.errors import ConfigError
 from contract.records import RequestRecord
-from loadgen.goodput import Objectives, attainment, clopper_pearson, parse_goodput, wilson
+from loadgen.figures.goodput import Objectives, attainment, clopper_pearson, parse_goodput, wilson
 
 BASE = {"run": "r", "stage": 1, "agent": 0, "seq": 0, "agents": 1, "phase": "measured"}
 

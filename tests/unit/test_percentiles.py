@@ -10,9 +10,9 @@ from contract.errors import ConfigError
 from contract.rundir import Run
 from contract.steady import quantile
 from loadgen.config import RunConfig
+from loadgen.figures.percentiles import named, parse_percentiles
+from loadgen.figures.summary import table
 from loadgen.files.close import close_files, counted, tallied
-from loadgen.percentiles import named, parse_percentiles
-from loadgen.summary import table
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from contract.errors import DataError
 from contract.records import RequestRecord, StageKey
 from contract.shards import requests_of
 from loadgen.engine import StagePlan
+from loadgen.figures.stamp_stats import StampStats
 from loadgen.loops import Closed
 from loadgen.shards.crew import lost
 from loadgen.shards.merge import Merge
 from loadgen.shards.stage import PATIENCE, ShardedStage
-from loadgen.stamp_stats import StampStats
 
 SHARDS = 2
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from contract.records import RequestRecord
-from loadgen.stage_end import gone
-from loadgen.tally import tallies
+from loadgen.figures.stage_end import gone
+from loadgen.figures.tally import tallies
 from loadgen.wire.connect import refusal
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from loadgen.durations import Durations
-from loadgen.stamp_stats import SAMPLES, StampStats, summed
+from loadgen.figures.durations import Durations
+from loadgen.figures.stamp_stats import SAMPLES, StampStats, summed
 
 
 def sampled(*seconds):

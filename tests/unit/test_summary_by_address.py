@@ -6,8 +6,8 @@ import pytest
 
 from contract.records import Manifest, RequestRecord
 from contract.rundir import Run
+from loadgen.figures.summary import table
 from loadgen.files.close import counted, tallied
-from loadgen.summary import table
 
 URLS = ["http://one:8000", "http://other:8000", "http://idle:8000"]
 

@@ -7,7 +7,7 @@ import pytest
 
 from contract.records import RequestRecord, ServerFacts
 from contract.rundir import RunWriter
-from loadgen.tally import MOST_REASONS, Counts, tallies
+from loadgen.figures.tally import MOST_REASONS, Counts, tallies
 
 RECORD = RequestRecord("r", 1, 0, 0, 4, "measured", "ok", due=1.0, ended=2.0)
 

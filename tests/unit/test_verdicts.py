@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from loadgen.durations import Durations
-from loadgen.verdicts import Evidence, verdicts
+from loadgen.figures.durations import Durations
+from loadgen.figures.verdicts import Evidence, verdicts
 
 CLEAN = Evidence(
     agents=2,

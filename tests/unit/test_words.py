@@ -2,7 +2,7 @@ import pytest
 
 from contract.records import StageKey
 from contract.words import number_of, one_line
-from loadgen.console import said
+from loadgen.commands.console import said
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from loadgen.durations import Durations
+from loadgen.figures.durations import Durations
 
 SAMPLES = 4096  # delays kept one by one; beyond, every second, then every fourth …
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from contract.steady import batch_means
-from loadgen.goodput import wilson
+from loadgen.figures.goodput import wilson
 
 CONFIDENCE = 0.95
 BATCHES = 20

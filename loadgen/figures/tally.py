@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from contract.records import RequestRecord
-from loadgen.durations import Durations
-from loadgen.goodput import Objectives
-from loadgen.stamp_stats import StampStats
+from loadgen.figures.durations import Durations
+from loadgen.figures.goodput import Objectives
+from loadgen.figures.stamp_stats import StampStats
 
 if TYPE_CHECKING:
-    from loadgen.verdicts import Evidence
+    from loadgen.figures.verdicts import Evidence
 
 MOST_REASONS = 100  # told apart; servers put ids and addresses into what they say
 
@@ -197,7 +197,7 @@ class Tally:
 
     def evidence(self, agents: int, start: float, end: float, loop_lags: Durations) -> Evidence:
         """The figures the verdicts are made of; no record holds how late the loop was."""
-        from loadgen.verdicts import Evidence
+        from loadgen.figures.verdicts import Evidence
 
         completions = sum(self.outcomes.values())
         stays = self.measured_stays

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from contract.records import GeneratorError, Verdict
 from contract.steady import quantile
-from loadgen.durations import Durations
-from loadgen.stamp_stats import StampStats
-from loadgen.tally import Tally
+from loadgen.figures.durations import Durations
+from loadgen.figures.stamp_stats import StampStats
+from loadgen.figures.tally import Tally
 
 # Seconds: what lies between a system call and the clock read beside it, on either way.
 PATH = 0.0002

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from contract.commandline import say
 from contract.rundir import Run, find_run
+from loadgen.figures.summary import table
 from loadgen.files.close import counted, tallied
 from loadgen.files.unfinished import Unfinished, held, unfinished
-from loadgen.summary import table
 
 
 def show(name: str, root: str, *, as_json: bool) -> int:

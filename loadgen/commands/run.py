@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from contract.commandline import Parser
 from contract.errors import ConfigError, nearest
-from loadgen import conduct_flags, door, flags
+from loadgen.commands import conduct_flags, door, flags
 from loadgen.quiet import loading
 
 if TYPE_CHECKING:
@@ -135,11 +135,11 @@ def command(arguments: argparse.Namespace) -> int:
     """Run, print, and say how it ended: 0, or 128 + the signal."""
     config = _admitted(arguments)
     if arguments.dry_run:
-        from loadgen.dry_run import show
+        from loadgen.commands.dry_run import show
 
         return show(config, as_json=arguments.json)
     conduct = conduct_of(config)
-    from loadgen.console import said
+    from loadgen.commands.console import said
 
     try:
         drive(conduct)
@@ -154,7 +154,7 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def _result(conduct: Conduct, *, as_json: bool) -> str:
-    from loadgen.summary import run_summary, table
+    from loadgen.figures.summary import run_summary, table
 
     if not as_json:
         return table(conduct.summaries)
@@ -179,8 +179,8 @@ def _admitted(arguments: argparse.Namespace) -> RunConfig:
 def conduct_of(config: RunConfig, course: Course | None = None) -> Conduct:
     """A run that has not begun."""
     from loadgen.backends import BACKENDS
+    from loadgen.commands.console import said
     from loadgen.conduct import Conduct
-    from loadgen.console import said
 
     backend = BACKENDS[config.backend.kind].build(config)
     return Conduct(config, backend, said, course=course)
@@ -190,7 +190,7 @@ def drive(conduct: Conduct) -> None:
     """One run to its end in an event loop of its own, with the status line beside it."""
     import asyncio
 
-    from loadgen.console import watch
+    from loadgen.commands.console import watch
     from loadgen.event_loop import runner
 
     async def main() -> None:

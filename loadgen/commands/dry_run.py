@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from contract.text_table import render
 from contract.words import number_of
+from loadgen.commands.expected import Ahead, PerRequest, per_request, stages_ahead
 from loadgen.config import RunConfig
 from loadgen.engine import Source, StagePlan
-from loadgen.expected import Ahead, PerRequest, per_request, stages_ahead
 from loadgen.stopwatch import Ids
 from loadgen.workload.build import source_of
 from loadgen.workload.lengths import parse_lengths

@@ -5,10 +5,10 @@ from __future__ import annotations
 from contract.records import GeneratorError, Stage, Verdict
 from contract.steady import mser5
 from contract.words import number_of
-from loadgen.generator import generator_error, generator_verdict
-from loadgen.saturation import saturation_verdict
-from loadgen.tally import Tally
-from loadgen.verdicts import verdicts
+from loadgen.figures.generator import generator_error, generator_verdict
+from loadgen.figures.saturation import saturation_verdict
+from loadgen.figures.tally import Tally
+from loadgen.figures.verdicts import verdicts
 from loadgen.window import Windowed
 
 AWAY = 0.2  # of a window's time or completions: more without an answer at its end is no gap

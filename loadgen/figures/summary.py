@@ -10,10 +10,10 @@ from contract.records import Manifest, Stage
 from contract.steady import quantile
 from contract.text_table import render
 from contract.words import number_of, one_line
-from loadgen.durations import Durations
-from loadgen.goodput import attainment
-from loadgen.percentiles import CUSTOMARY, named
-from loadgen.tally import Part, Tally
+from loadgen.figures.durations import Durations
+from loadgen.figures.goodput import attainment
+from loadgen.figures.percentiles import CUSTOMARY, named
+from loadgen.figures.tally import Part, Tally
 
 DEFINITIONS = {
     "window": "a stage counts what completed inside [start, end); warm-up and drain never count",

@@ -13,12 +13,12 @@ from contract.records import Stage, StageKey
 from contract.steady import quantile
 from loadgen.config import RunConfig
 from loadgen.engine import StagePlan
-from loadgen.find import Grid, Observation, Rules, Standing, design_effect, standing
-from loadgen.find_report import Asked, line
-from loadgen.goodput import Objectives
-from loadgen.stage_end import gone, no_success, went_away
+from loadgen.figures.goodput import Objectives
+from loadgen.figures.stage_end import gone, no_success, went_away
+from loadgen.figures.tally import Tally
+from loadgen.search.find import Grid, Observation, Rules, Standing, design_effect, standing
+from loadgen.search.report import Asked, line
 from loadgen.stages import plans
-from loadgen.tally import Tally
 from loadgen.window import Windowed
 from loadgen.workload.draws import key
 

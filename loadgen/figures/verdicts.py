@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from contract.records import Verdict
 from contract.steady import batch_means, quantile, trend
 from contract.words import number_of
-from loadgen.durations import Durations
+from loadgen.figures.durations import Durations
 
 LOOP_LAG_SECONDS, LOOP_LAG_SHARE = 0.010, 0.05
 SEND_LAG_SECONDS, SEND_LAG_SHARE = 0.005, 0.05

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 from contract.commandline import Parser, integer, number
 from contract.errors import ConfigError, SloError
-from loadgen import conduct_flags, door, flags, run_command
+from loadgen.commands import conduct_flags, door, flags
+from loadgen.commands import run as run_command
 from loadgen.quiet import loading
 
 if TYPE_CHECKING:
     from loadgen.conduct import Conduct
     from loadgen.config import RunConfig
-    from loadgen.find import Grid
-    from loadgen.find_course import Search
+    from loadgen.search.course import Search
+    from loadgen.search.find import Grid
 
 UNITS = {"agents": "agents", "rate": "requests/s"}
 # By what is searched: the first level, the step, the most.
@@ -64,7 +65,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
 
 def grid_of(arguments: argparse.Namespace) -> Grid:
     """The levels to search among; ConfigError when they are none."""
-    from loadgen.find import Grid
+    from loadgen.search.find import Grid
 
     by = arguments.by
     given = (arguments.start, arguments.step, arguments.most)
@@ -118,10 +119,10 @@ def command(arguments: argparse.Namespace) -> int:
     """Search, print, and say how it ended: 0, or 128 + the signal. SloError: nothing found."""
     grid = grid_of(arguments)
     config = _admitted(arguments, grid)
-    from loadgen import find_report
-    from loadgen.find import Rules
-    from loadgen.find_course import Search
-    from loadgen.goodput import parse_goodput
+    from loadgen.figures.goodput import parse_goodput
+    from loadgen.search import report as find_report
+    from loadgen.search.course import Search
+    from loadgen.search.find import Rules
 
     assert config.goodput is not None
     asked = find_report.Asked(
@@ -129,7 +130,7 @@ def command(arguments: argparse.Namespace) -> int:
     )
     rules = Rules(arguments.attainment, arguments.looks)
     if arguments.dry_run:
-        from loadgen.dry_run import show
+        from loadgen.commands.dry_run import show
 
         search_ahead = find_report.ahead(asked, grid, rules)
         return show(config, as_json=arguments.json, search=search_ahead)
@@ -137,8 +138,8 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def _search(config: RunConfig, search: Search, *, as_json: bool) -> int:
-    from loadgen import find_report
-    from loadgen.console import said
+    from loadgen.commands.console import said
+    from loadgen.search import report as find_report
 
     conduct = run_command.conduct_of(config, search)
 
@@ -166,7 +167,7 @@ def _search(config: RunConfig, search: Search, *, as_json: bool) -> int:
 def _write(search: Search, conduct: Conduct, *, as_json: bool) -> None:
     """The table or the document to stdout, and the document beside the run's own files."""
     from contract.rundir import replace_json
-    from loadgen import find_report
+    from loadgen.search import report as find_report
 
     assert conduct.path is not None
     standing, asked, grid, rules = search.standing, search.asked, search.grid, search.rules

@@ -8,8 +8,8 @@ from typing import Any
 
 from contract.text_table import render
 from contract.words import number_of
-from loadgen.find import Grid, Judged, Rules, Standing, doubling, most_levels
-from loadgen.goodput import Objectives
+from loadgen.figures.goodput import Objectives
+from loadgen.search.find import Grid, Judged, Rules, Standing, doubling, most_levels
 
 HEADER = ["level", "stages", "met/total", "attained", "interval", "decision", "by"]
 DECISIONS = {True: "meets", False: "misses", None: "open"}

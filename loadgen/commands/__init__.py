@@ -1,0 +1,1 @@
+"""The commands of `loadgen`: their flags, what is refused at the door, what they print."""

@@ -1,0 +1,1 @@
+"""Which level a search drives next, and what it has found. Pure."""
