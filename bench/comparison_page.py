@@ -93,7 +93,7 @@ def page(document: dict[str, Any]) -> str:
         seconds=asked["seconds"],
         repeats=f"{asked['repeats']} runs of each, in turns," if several else "One run of each",
         flag=f" REPEATS={asked['repeats']}" if several else "",
-        range="Medians, with the range of the runs in brackets." if several else "",
+        range=" Medians, with the range of the runs in brackets." if several else "",
         worst=f"{disturbance(document):.2f}",
         void=" **That is too much: the figures are void.**" if is_void(document) else "",
         table=table(tools),
