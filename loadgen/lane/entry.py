@@ -33,6 +33,8 @@ def lane_for(stage: StageRun, dialect: Dialect, client: Any) -> Lane | None:
     source = stage.source
     if not COMPILED or not isinstance(client, WireClient) or stage.origin is None:
         return None
+    if not client.pool.stamps:
+        return None
     if type(dialect) is not OpenAiDialect or not dialect.streams:
         return None
     if type(source) is not PromptSource or source.tokenizer or source.prefix.tokens:

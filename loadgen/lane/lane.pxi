@@ -156,7 +156,7 @@ cdef class Lane:
         connection = self.pool.take()
         if connection is None or connection.stamper != "kernel":
             if connection is not None:
-                self.pool.give(connection)
+                self.pool.put_back(connection)
             return None
         return connection.channel
 

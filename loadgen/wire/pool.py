@@ -51,6 +51,15 @@ class Pool:
             self._growing = asyncio.create_task(self._grow())
         return None
 
+    @property
+    def stamps(self) -> bool:
+        """Whether the kernel may stamp what comes."""
+        return self._stamping is not None
+
+    def put_back(self, connection: Connection) -> None:
+        """Keep one that was taken and not used."""
+        self._idle.append(connection)
+
     def give(self, connection: Connection) -> None:
         """Keep it for a next exchange, unless this server closes what was used once."""
         if connection.used:

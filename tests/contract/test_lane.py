@@ -152,6 +152,8 @@ async def test_what_is_not_plain_has_no_lane():
         virtual, _ = stage_of(backend, plain)
         virtual.origin = None
         assert backend.lane(virtual) is None
+    async with opened("http://127.0.0.1:9", stamps="user") as backend:
+        assert backend.lane(stage_of(backend, plain)[0]) is None
     whole = OpenAiDialect("vllm", body=Body(streaming=False))
     ollama = PROTOCOLS["ollama generate"].dialect
     for client, dialect in (
