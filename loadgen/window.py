@@ -102,6 +102,15 @@ class Windowed(ABC):
             self.end = min(self.end, end)
             self.closing.set()
 
+    def close_on_time(self) -> None:
+        """Close once the window has ended. Timers of event loops ring up to a millisecond early;
+        what is given up then would still be of the window."""
+        left = self.end - self.clock()
+        if left > 0:
+            asyncio.get_running_loop().call_later(left, self.close_on_time)
+        else:
+            self.closing.set()
+
     def phase(self, ended: float) -> Phase:
         """Where a completion at that instant belongs, the next in order."""
         if ended >= self.end:
@@ -149,5 +158,4 @@ class Windowed(ABC):
         self.opened(start)
         if self.plan.seconds is not None:
             self.end = start + self.plan.seconds
-            left = max(0.0, self.end - self.clock())
-            asyncio.get_running_loop().call_later(left, self.closing.set)
+            self.close_on_time()

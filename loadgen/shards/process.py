@@ -49,8 +49,7 @@ class Share(StageRun):
             self.start = start
         if end is not None and end < self.end:
             self.end = end
-            left = max(0.0, end - self.clock())
-            asyncio.get_running_loop().call_later(left, self.closing.set)
+            self.close_on_time()
 
 
 class Shard:

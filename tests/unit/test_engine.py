@@ -130,6 +130,18 @@ def test_sent_equals_the_sum_of_outcomes_and_every_request_leaves_one_record(jum
     assert len({(record.agent, record.seq) for record in records}) == len(records)
 
 
+def test_a_timer_that_rings_early_does_not_close_the_window(jump):
+    async def run():
+        loop, source = asyncio.get_running_loop(), PromptSource(0, fixed(8), fixed(1))
+        clock = lambda: 0.9995 * loop.time()  # noqa: E731
+        records = []
+        plan = plan_of(Closed(2), 2, 0, seconds=1.0, grace=0.0)
+        await StageRun("r", plan, clock, records.append, Slots(seconds=5), source).drive()
+        return records
+
+    assert [(r.outcome, r.phase) for r in jump(run())] == [("cancelled", "drain")] * 2
+
+
 def test_a_stage_without_warmup_opens_its_window_at_once(jump):
     stage, _, records = jump(stage_of(1, warmup=0, seconds=1)())
     assert stage.start == stage.began
