@@ -92,7 +92,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     _loadgen(
         "send_lag_seconds", "histogram",
-        "The generator's own lateness: from due to sent; measured phase", LEVEL,
+        "The generator's own lateness: from due to sent; measured phase, outcome ok", LEVEL,
         buckets=LAG_SECONDS,
     ),
     _loadgen(

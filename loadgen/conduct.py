@@ -38,6 +38,7 @@ from loadgen.window import Windowed
 if TYPE_CHECKING:
     from loadgen.shards.crew import Crew
 
+MANY = 50_000  # records, from which it takes seconds to go through them
 SAMPLING = 0.2  # seconds between readings of in-flight and loop lag for the view
 
 
@@ -227,6 +228,8 @@ class Conduct:
             self._answered = self._answered or stage.counts.ok > 0
             self.progress.stage = None  # what the last lines meet ends the run, not the stage
             self._journal.flush()
+        if stage.counts.sent > MANY:
+            self.said(f"reading {stage.counts.sent} records back")
         tally = await asyncio.to_thread(self._tally, stage, begun)
         self._whole = True
         from loadgen.figures.stage_end import (
@@ -296,13 +299,14 @@ class Conduct:
             return
         if self.interrupted is None:
             self.interrupted = number
-            waited_for = _in_flight(0 if stage is None else stage.in_flight)
+            if stage is None:
+                self.said("stopping: nothing is in flight; what there is is being written")
+                return
             self.said(
-                f"stopping: draining {waited_for}, {self.config.grace_period:g} s at most; "
-                "again to abort"
+                f"stopping: draining {_in_flight(stage.in_flight)}, "
+                f"{self.config.grace_period:g} s at most; again to abort"
             )
-            if stage is not None:
-                stage.stop()
+            stage.stop()
         elif stage is not None and self._aborted is None:
             self._aborted = stage.in_flight
             self.said(f"aborting: {_in_flight(self._aborted)}, recorded as cancelled")
@@ -341,6 +345,8 @@ class Conduct:
 
         if self.path is None:
             return
+        if (sent := sum(each["sent"] for each in self.summaries)) > MANY:
+            self.said(f"writing the tables of {sent} requests")
         try:
             warnings = await asyncio.to_thread(close_files, self.path)
         except DataError as error:

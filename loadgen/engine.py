@@ -143,10 +143,10 @@ class Flight:
 
     def give_up(self) -> None:
         """Cancel it; it leaves its record all the same."""
-        self.cancel()
+        came = self.cancel()
         stage = self.stage
         stage.flights.discard(self)
-        facts = Facts("cancelled", content=())
+        facts = came if isinstance(came, Facts) else Facts("cancelled", content=())
         stage.ended(self.watch, facts, self.ids, stage.clock(), self.request)
 
 

@@ -146,10 +146,10 @@ class _Part:
         self._leave()
         self._landing.failed(error)
 
-    def cancel(self) -> None:
+    def cancel(self) -> object:
         """Nobody hears of it again."""
         self._leave()
-        self.abort()
+        return self.abort()
 
     def _leave(self) -> None:
         if not self._over:

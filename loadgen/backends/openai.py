@@ -79,7 +79,7 @@ class OpenAiDialect:
     def read(self, response: WireResponse) -> Facts:
         """What the exchange came to; never raises, whatever bytes came."""
         if response.status is None:
-            return Facts(outcome=response.broken or "bad_stream", error=response.detail)
+            return Facts(response.broken or "bad_stream", content=(), error=response.detail)
         if not 200 <= response.status < 300:
             return refusal(response)
         if not self._body.streaming:

@@ -60,6 +60,8 @@ def counted(raw: Raw) -> Count | None:
         return None
     _placed(parsed, _placed(spoken, counts, raw), raw, by=-1, size=len(tail))
     total = whole.count(tail) - len(parsed) + len(spoken)
+    if whole.count(b"\n\n", begin, last) != whole.count(tail, begin, last):
+        return None  # something stands between the chunks, and perhaps it is an error
     return Count(reading, PerMark(counts), total)
 
 

@@ -16,7 +16,8 @@ REDRAW = 0.25  # seconds
 
 def said(line: str) -> None:
     """One plain line of progress, whatever signs a server put into its names."""
-    print(one_line(line), file=sys.stderr, flush=True)
+    with suppress(OSError):  # a run does not end because nobody can be told of it
+        print(one_line(line), file=sys.stderr, flush=True)
 
 
 async def watch(conduct: Conduct) -> None:

@@ -90,8 +90,11 @@ cdef class Channel:
             self.body = end + 4 - self.taken
         if self.size - self.body > KEPT or self.reads > MOST_READS:
             return -1
+        if self.size - self.body < 4 or memcmp(self.taken + self.size - 4, b"\r\n\r\n", 4):
+            return 0
+        # The end of a body, or of something that is not plain: trailers, a size written otherwise.
         end = self.taken + self.size - 7
-        return self.size - self.body >= 7 and not memcmp(end, b"\r\n0\r\n\r\n", 7)
+        return 1 if self.size - self.body >= 7 and not memcmp(end, b"\r\n0", 3) else -1
 
 
 cdef void* _grown(void* there, size_t size) except NULL:

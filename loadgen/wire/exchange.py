@@ -171,7 +171,7 @@ class Exchange:
         self._fresh = fresh
         self._deadline = monotonic() + limit
         self._trip = Trip()
-        self._answer: Answer
+        self._answer: Answer | None = None
         self._broken: tuple[str, str] | None = None
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
@@ -194,14 +194,16 @@ class Exchange:
         moved = client.shift(watch.clock)
         connection.carry(answer, watch.marks, moved, self.over, came)
 
-    def cancel(self) -> None:
-        """Abort it; nobody hears of it again."""
+    def cancel(self) -> WireResponse | None:
+        """Abort it, and give what came; nobody hears of it again."""
         if self._connecting is not None:
             self._connecting.cancel()
         if (connection := self._connection) is not None:
+            self._trip.stamps = connection.stamper
             self._client.sweep.remove(connection)
             connection.abort()
         self._client.ended.drop(self)
+        return None if self._answer is None else self._response()
 
     def over(self, connection: Connection) -> None:
         """The connection is through with it."""
@@ -219,11 +221,15 @@ class Exchange:
 
     def land(self) -> None:
         """Let who asked hear of it."""
-        response = self._answer.response()
-        response.trip = self._trip
+        response = self._response()
         if (broken := self._broken) is not None:
             response.broken, response.detail = broken[0], broken[1] or _no_end(self._limit)
         self._asked.landed(response)
+
+    def _response(self) -> WireResponse:
+        response = WireResponse() if self._answer is None else self._answer.response()
+        response.trip = self._trip
+        return response
 
     def _send(self, connection: Connection) -> None:
         client, watch = self._client, self._watch

@@ -28,6 +28,7 @@ from loadgen.backends.preflight import ModelFacts, Survey, absent, only_model
 from loadgen.figures.stamp_stats import StampStats
 from loadgen.stopwatch import Facts, PerMark, Stopwatch
 from loadgen.wire.answer import BODY_BUDGET, KEPT_BUDGET
+from loadgen.wire.asker import Asker
 from loadgen.wire.exchange import Begun, WireClient
 from loadgen.wire.secrets import Secrets
 
@@ -147,19 +148,15 @@ class ServerBackend:
     ) -> Callable[[], object]:
         """Start one exchange of at most `timeout` seconds; what arrived before its end is read."""
         client = self._client
-        asked = _Asked(self, prepared.request, watch, landing)
-        exchange = client.begin(prepared.payload, watch, timeout, asked)
-        cancel: Callable[[], object] = exchange.cancel
-        return cancel
+        asked = Asker(self, prepared.request, watch, landing)
+        return asked.on(client.begin(prepared.payload, watch, timeout, asked))
 
     def resume(
         self, prepared: Prepared, watch: Stopwatch, timeout: float, landing: Landing, begun: Begun
     ) -> Callable[[], object]:
         """Go on with an exchange of it that was begun elsewhere."""
-        asked = _Asked(self, prepared.request, watch, landing)
-        exchange = self._client.resume(prepared.payload, watch, timeout, asked, begun)
-        cancel: Callable[[], object] = exchange.cancel
-        return cancel
+        asked = Asker(self, prepared.request, watch, landing)
+        return asked.on(self._client.resume(prepared.payload, watch, timeout, asked, begun))
 
     def lane(self, stage: StageRun) -> Lane | None:
         """The short way for the requests of a stage, None where they need the general one."""
@@ -325,31 +322,6 @@ class Prepared(NamedTuple):
 
     request: Request
     payload: Any
-
-
-class _Asked:
-    """Reads the facts of one response for whom its request was begun."""
-
-    __slots__ = ("_backend", "_landing", "_request", "_watch")
-
-    def __init__(
-        self, backend: ServerBackend, request: Request, watch: Stopwatch, landing: Landing
-    ) -> None:
-        self._backend = backend
-        self._request = request
-        self._watch = watch
-        self._landing = landing
-
-    def landed(self, response: WireResponse) -> None:
-        try:
-            facts = self._backend.facts(self._request, response, self._watch)
-        except BaseException as error:  # noqa: BLE001  # ours: goes to whoever asked
-            self._landing.failed(error)
-        else:
-            self._landing.landed(facts)
-
-    def failed(self, error: BaseException) -> None:
-        self._landing.failed(error)
 
 
 def _with_dropped(facts: Facts, response: WireResponse) -> PerMark:

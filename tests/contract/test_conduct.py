@@ -102,7 +102,8 @@ async def test_a_server_that_comes_back_within_a_second_is_survived(tmp_path):
     assert (run.status, stage.complete) == ("complete", True)
     assert {v.name: v.ok for v in stage.verdicts}["failures"] is False
     lost = [r for r in run.records() if r.outcome != "ok"]
-    assert {r.outcome for r in lost} == {"bad_stream", "unreachable"}
+    # One of which nothing was heard is tried again, and refused.
+    assert {"unreachable"} <= {r.outcome for r in lost} <= {"bad_stream", "unreachable"}
     assert all(went - 0.1 < r.ended < came + 0.1 for r in lost)
     # Pauses have doubled up to half a second by then, and no agent stays away.
     after = [r for r in run.records() if r.outcome == "ok" and r.due > came]

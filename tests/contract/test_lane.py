@@ -222,6 +222,20 @@ ENDS = {
     "an error event": (framed(b'data: {"error":{"message":"no"}}\n\n'), "server_error"),
     "more tokens than chunks": (framed(event(b"a", '"stop"', USAGE % 3)), "ok"),
     "no usage": (framed(event(b"a", '"stop"')), "ok"),
+    "a trailer": (GOOD[:-2] + b"X-Trailer: 1\r\n\r\n", "ok"),
+    "an extension of the last chunk": (GOOD[:-5] + b"0;x=y\r\n\r\n", "ok"),
+    "a last size of three digits": (GOOD[:-5] + b"000\r\n\r\n", "ok"),
+    "an empty body": (HEAD + b"0\r\n\r\n", "truncated"),
+    "events that end with CRLF": (GOOD.replace(b"\n\n\r", b"\r\n\r\n\r"), "bad_stream"),
+    "an error in the middle": (
+        framed(
+            event(b"a"),
+            b'data: {"error":{"message":"no"}}\n\n',
+            event(b"b", '"length"'),
+            event(b"", more=USAGE % 2),
+        ),
+        "server_error",
+    ),
     "refused": (b"HTTP/1.1 429 Slow\r\nContent-Length: 2\r\n\r\nno", "rejected"),
     "a length": (
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n%b"
@@ -280,8 +294,9 @@ async def test_a_kept_connection_that_closes_is_tried_once_more():
     assert records[3].connect is not None
 
 
-async def test_what_is_in_flight_at_the_end_is_cancelled_and_leaves_its_record():
-    async with serving([GOOD, GOOD[:-30]]) as (address, _), opened(address) as backend:
+@pytest.mark.parametrize("client", ["wire", "general"])
+async def test_what_is_in_flight_at_the_end_is_cancelled_and_keeps_what_came(client):
+    async with serving([GOOD, GOOD[:-90]]) as (address, _), opened(address, client) as backend:
         stage, emitted = stage_of(backend, requests=None)
         await stage.warm()
         driving = asyncio.create_task(stage.drive())
@@ -292,6 +307,8 @@ async def test_what_is_in_flight_at_the_end_is_cancelled_and_leaves_its_record()
     first, second = map(stated, emitted)
     assert (first.outcome, first.phase) == ("ok", "measured")
     assert (second.outcome, second.phase, second.output_tokens) == ("cancelled", "drain", None)
+    assert (second.chunks, second.status, second.stamps) == (2, 200, "kernel")
+    assert second.sent < second.first_token <= second.last_token < second.ended
     assert not stage.flights
 
 

@@ -86,7 +86,7 @@ def test_one_that_refuses_at_once_does_not_draw_everything(jump):
     dead, alive = Server("http://a:1"), Server("http://b:1", 0.1)
     records = driven(jump, [dead, alive], "least-busy")
     assert {r.outcome for r in records if r.address == 0} == {"unreachable"}
-    assert 20 <= len(dead.begun) <= 4 * 20
+    assert 20 <= len(dead.begun) <= 4 * 21  # the last begin as the window closes
     assert sum(r.outcome == "ok" for r in records) > 20 / 0.1 / 2
     assert max(alive.begun) > 19.5
 
