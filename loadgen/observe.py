@@ -22,6 +22,7 @@ SECONDS = (
     "send_lag_seconds",
 )
 SECONDS_OF = attrgetter("latency", "ttft", "tpot", "send_lag")
+BACKLOG = 1000  # records that wait to be counted: what they take should not depend on the rate
 PORTION = 100 if COMPILED else 8  # records counted in one turn of the loop: some 0.05 ms
 
 
@@ -107,8 +108,11 @@ class Observer:
         self._show["loop_lag_seconds"].observe(seconds)
 
     def record(self, record: RequestRecord) -> None:
-        """One request ended; it is counted when somebody looks, or at the next `load`."""
+        """One request ended; it is counted when somebody looks, at the next `load`, or when many
+        wait for that."""
         self._ended.append(record)
+        if len(self._ended) > BACKLOG:
+            self.fold_some()
 
     def fold(self) -> None:
         """Count what ended since the last time; may be called from any thread."""

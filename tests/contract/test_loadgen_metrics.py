@@ -9,7 +9,7 @@ from prometheus_client import generate_latest
 from contract.exporter import Instruments, MetricsServer
 from contract.metrics import METRICS
 from contract.records import OUTCOMES, PHASES
-from loadgen.observe import PORTION, Observer
+from loadgen.observe import BACKLOG, PORTION, Observer
 
 
 @pytest.fixture
@@ -95,6 +95,19 @@ def test_a_few_records_at_a_time_are_counted_in_turns_and_none_is_lost(synthetic
     assert turns == math.ceil(len(records) / PORTION) > 2
     counted = sum(v for (name, _), v in samples(instruments).items() if "requests_total" in name)
     assert counted == len(records)
+
+
+def test_records_do_not_pile_up_while_nobody_looks(synthetic_run):
+    run = synthetic_run(levels=(1,))
+    instruments = Instruments("loadgen")
+    observer = Observer(instruments, run.manifest())
+    instruments.before_scrape = lambda: None  # what is shown is what was counted already
+    records = (run.records(0) * 100)[:5000]
+    for record in records:
+        observer.record(record)
+    counted = sum(v for (name, _), v in samples(instruments).items() if "requests_total" in name)
+    assert len(records) == 5000
+    assert counted >= 5000 - BACKLOG
 
 
 def test_a_page_has_every_family_of_the_registry(synthetic_run):
